@@ -1,0 +1,94 @@
+"""Where banger keeps things: one frozen object, computed from the environment.
+
+Imports only the standard library, so that CLI and client may use it. Creates nothing.
+User mode follows XDG; root uses /etc, /var/lib, /var/cache and /run (system mode);
+BANGER_HOME=DIR puts all of it below one folder. ARCHITECTURE.md lists every file.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """All absolute paths, as str. `home` is empty unless BANGER_HOME is set."""
+
+    home: str
+    config_file: str
+    state_dir: str
+    cache_dir: str
+    runtime_dir: str
+
+    @property
+    def socket(self) -> str:
+        """The daemon's API socket, mode 0600."""
+        return f"{self.runtime_dir}/bangerd.sock"
+
+    @property
+    def daemon_log(self) -> str:
+        return f"{self.state_dir}/bangerd.log"
+
+    @property
+    def database(self) -> str:
+        return f"{self.state_dir}/banger.db"
+
+    @property
+    def vms_dir(self) -> str:
+        """One folder per VM, named by its full id, mode 0700."""
+        return f"{self.state_dir}/vms"
+
+    @property
+    def images_dir(self) -> str:
+        return f"{self.state_dir}/images"
+
+    @property
+    def kernels_dir(self) -> str:
+        return f"{self.state_dir}/kernels"
+
+    @property
+    def tools_dir(self) -> str:
+        """Programs that the host's release lacks, unpacked from their .deb."""
+        return f"{self.state_dir}/tools"
+
+    @property
+    def ssh_dir(self) -> str:
+        return f"{self.state_dir}/ssh"
+
+    @property
+    def downloads_dir(self) -> str:
+        return f"{self.cache_dir}/downloads"
+
+    def vm_dir(self, vm_id: str) -> str:
+        return f"{self.vms_dir}/{vm_id}"
+
+
+def resolve_paths(environ: dict[str, str] | None = None, *, uid: int | None = None) -> Paths:
+    """The paths for this environment (default: the process's own) and user."""
+    env = dict(os.environ) if environ is None else environ
+    uid = os.getuid() if uid is None else uid
+    home = env.get("BANGER_HOME", "")
+    if home:
+        home = os.path.abspath(home)
+        return Paths(
+            home=home,
+            config_file=f"{home}/config.toml",
+            state_dir=f"{home}/state",
+            cache_dir=f"{home}/cache",
+            runtime_dir=f"{home}/run",
+        )
+    if uid == 0:
+        return Paths("", "/etc/banger/config.toml", "/var/lib/banger", "/var/cache/banger", "/run/banger")
+    user_home = env.get("HOME") or "/"
+    config = env.get("XDG_CONFIG_HOME") or f"{user_home}/.config"
+    state = env.get("XDG_STATE_HOME") or f"{user_home}/.local/state"
+    cache = env.get("XDG_CACHE_HOME") or f"{user_home}/.cache"
+    runtime = env.get("XDG_RUNTIME_DIR") or f"{state}/banger"
+    return Paths(
+        home="",
+        config_file=f"{config}/banger/config.toml",
+        state_dir=f"{state}/banger",
+        cache_dir=f"{cache}/banger",
+        runtime_dir=f"{runtime}/banger",
+    )

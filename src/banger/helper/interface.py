@@ -1,0 +1,98 @@
+"""The privileged operations: a fixed list, each validated by whoever executes it.
+
+`Helper` is what the daemon's rooms call. helper/inprocess.py executes in the daemon's own process
+when that is root. Every operation is idempotent: making what is there as wanted, or removing
+what is not there, is no error. Everything made carries the mark of its instance and VM:
+a link's alias `banger:<instance>:<vm id or "-">:<role>`. `instance` is 16 hex digits, kept in the state folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from banger.model.records import ProcessIdentity
+
+
+class ObservedLink(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    kind: str  # "bridge" | "tap"
+    instance: str  # "" when not marked
+    vm_id: str  # "" when of no VM (bridge, pool tap)
+    master: str = ""  # the bridge it is a port of
+    up: bool = False
+    carrier: bool = False  # a process holds the tap open
+
+
+class ObservedLoop(msgspec.Struct, frozen=True, kw_only=True):
+    device: str  # /dev/loopN
+    backing_file: str
+    deleted: bool = False  # the backing file has no name any more
+
+
+class ObservedDm(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    uuid: str
+    device: str  # /dev/dm-N
+
+
+class ObservedProcess(msgspec.Struct, frozen=True, kw_only=True):
+    identity: ProcessIdentity
+    cwd: str
+    argv: tuple[str, ...]
+
+
+class Observed(msgspec.Struct, frozen=True, kw_only=True):
+    """Every object on the host that carries banger's marks or names, or lies in this instance's folders."""
+
+    boot_id: str
+    links: tuple[ObservedLink, ...] = ()
+    loops: tuple[ObservedLoop, ...] = ()
+    dms: tuple[ObservedDm, ...] = ()
+    processes: tuple[ObservedProcess, ...] = ()
+    mounts: tuple[str, ...] = ()
+    nft_tables: tuple[str, ...] = ()
+    sockets: tuple[str, ...] = ()  # below vms_dir
+    vm_dirs: tuple[str, ...] = ()  # names below vms_dir
+
+
+class Helper(Protocol):
+    async def ensure_bridge(self, name: str, *, address: str, prefix: int) -> None:
+        """The bridge, up, with exactly this IPv4 address. A link of that name without our mark: an error."""
+        ...
+
+    async def delete_bridge(self, name: str) -> None: ...
+
+    async def create_tap(self, name: str, *, bridge: str, vm_id: str) -> None:
+        """A persistent tap, port of the bridge, up, marked with vm_id ("" for a pool tap)."""
+        ...
+
+    async def mark_tap(self, name: str, *, vm_id: str) -> None: ...
+
+    async def delete_tap(self, name: str) -> None: ...
+
+    async def apply_nft(self, ruleset: str) -> None: ...
+
+    async def attach_loop(self, backing_file: str, *, read_only: bool) -> str: ...
+
+    async def detach_loop(self, device: str, *, backing_file: str) -> None:
+        """Detach if, and only if, it is still backed by that file."""
+        ...
+
+    async def create_snapshot_dm(self, name: str, *, uuid: str, base_loop: str, cow_loop: str) -> str: ...
+
+    async def remove_dm(self, name: str, *, uuid: str) -> None: ...
+
+    async def launch(
+        self, argv: Sequence[str], *, role: str, vm_id: str, vm_dir: str, stdout: str
+    ) -> ProcessIdentity: ...
+
+    async def signal(self, identity: ProcessIdentity, signum: int) -> bool:
+        """Through a pidfd, after the identity was checked. False when the process is gone."""
+        ...
+
+    async def wait_gone(self, identity: ProcessIdentity, *, timeout_s: float) -> bool: ...
+
+    async def observe(self, *, vms_dir: str) -> Observed: ...

@@ -1,0 +1,151 @@
+"""What things are: the frozen records of the store and of the wire (SPEC §1).
+
+Field names are the JSON names. Times are UTC whole seconds. Optional fields are left out of JSON
+when empty; a stored record of an older version that lacks a field reads as empty. Pure: no I/O.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from banger.model.states import VMState
+
+
+def now() -> datetime:
+    """The current time as records carry it: UTC, whole seconds."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+class VMSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    vcpu_count: int = 2
+    memory_mib: int = 2048
+    system_overlay_size_bytes: int = 8 << 30
+    work_disk_size_bytes: int = 8 << 30
+    nat_enabled: bool = False
+
+
+class VMRuntime(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Derived paths and addresses, the last error, and the teardown mirror (the last five fields)."""
+
+    guest_ip: str = ""
+    api_sock_path: str = ""
+    vsock_path: str = ""
+    vsock_cid: int = 0
+    log_path: str = ""
+    metrics_path: str = ""
+    dns_name: str = ""
+    vm_dir: str = ""
+    system_overlay_path: str = ""
+    work_disk_path: str = ""
+    last_error: str = ""
+    tap_device: str = ""
+    base_loop: str = ""
+    cow_loop: str = ""
+    dm_name: str = ""
+    dm_dev: str = ""
+
+
+class ProcessIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """A process of ours: only (boot id, pid, start time) together name it.
+
+    start_time: field 22 of /proc/PID/stat, in clock ticks since boot.
+    """
+
+    role: str  # "monitor", "vsock"
+    pid: int
+    start_time: int
+
+
+class VMHandles(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is currently true of a VM on the host. Hints: verified before they are acted on,
+    void when boot_id differs from the running kernel's."""
+
+    boot_id: str = ""
+    processes: tuple[ProcessIdentity, ...] = ()
+    tap_device: str = ""
+    base_loop: str = ""
+    cow_loop: str = ""
+    dm_name: str = ""
+    dm_dev: str = ""
+
+    def process(self, role: str) -> ProcessIdentity | None:
+        return next((p for p in self.processes if p.role == role), None)
+
+    def is_empty(self) -> bool:
+        return not (
+            self.processes
+            or self.tap_device
+            or self.base_loop
+            or self.cow_loop
+            or self.dm_name
+            or self.dm_dev
+        )
+
+
+class VMStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    collected_at: datetime | None = None
+    cpu_percent: float | None = None
+    rss_bytes: int | None = None
+    vsz_bytes: int | None = None
+    system_overlay_bytes: int | None = None  # allocated, not apparent
+    work_disk_bytes: int | None = None  # allocated, not apparent
+    metrics_raw: dict[str, object] | None = None
+
+
+class Workspace(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    vm_id: str = ""
+    source_path: str = ""
+    repo_root: str = ""
+    repo_name: str = ""
+    guest_path: str = ""
+    mode: str = ""
+    readonly: bool = False
+    head_commit: str = ""
+    current_branch: str = ""
+    branch_name: str = ""
+    base_commit: str = ""
+    prepared_at: datetime | None = None
+
+
+class VMRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    id: str
+    name: str
+    image_id: str
+    state: VMState
+    created_at: datetime
+    updated_at: datetime
+    last_touched_at: datetime
+    spec: VMSpec
+    auto_remove: bool = False
+    runtime: VMRuntime = VMRuntime()
+    stats: VMStats = VMStats()
+    workspace: Workspace | None = None
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    id: str
+    name: str
+    created_at: datetime
+    updated_at: datetime
+    managed: bool = True
+    docker: bool = False
+    artifact_dir: str = ""
+    rootfs_path: str = ""
+    work_seed_path: str = ""
+    kernel_path: str = ""
+    initrd_path: str = ""  # a kernel's own initrd, where it needs one
+    modules_dir: str = ""
+    build_size: int = 0  # bytes
+    seeded_ssh_public_key_fingerprint: str = ""
+
+
+class Kernel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    name: str
+    distro: str
+    arch: str
+    kernel_version: str
+    sha256: str  # of vmlinux
+    source: str
+    imported_at: datetime
