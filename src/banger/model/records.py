@@ -119,6 +119,7 @@ class VMRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     last_touched_at: datetime
     spec: VMSpec
     auto_remove: bool = False
+    init: str = ""  # as asked for at create: "" or "auto", "agent", or a path in the image
     runtime: VMRuntime = VMRuntime()
     stats: VMStats = VMStats()
     workspace: Workspace | None = None
