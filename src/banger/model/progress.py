@@ -10,8 +10,8 @@ import msgspec
 class ProgressEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """step: a stable id ("root_disk"); message: one line for a person; current/total: bytes or counts.
 
-    warning: something the user should read, though the work goes on. vm_id: the VM the work is on;
-    create() says it once, as soon as the VM has an id, so that a client that gives up can name what to delete.
+    warning: something the user should read, though the work goes on. vm_id: the VM the work is on; create()
+    says it once, as soon as the VM has an id, so that a client that gives up can name what to delete.
     """
 
     step: str
