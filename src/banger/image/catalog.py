@@ -1,0 +1,116 @@
+"""The built-in catalog: which kernels, images and tools banger knows how to get. Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DEFAULT_KERNEL = "debian-bookworm"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelEntry:
+    """A kernel from Debian's archive: `package` is the meta-package that depends on the newest real one."""
+
+    name: str
+    distro: str
+    suite: str
+    package: str
+
+
+@dataclass(frozen=True, slots=True)
+class DebianImage:
+    """An image made by mmdebstrap. size_bytes: at least; a larger content gets 1.5 times its size."""
+
+    name: str
+    suite: str
+    kernel: str
+    packages: tuple[str, ...]
+    description: str
+    size_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class ToolPackage:
+    """One .deb of a tool, and what is taken from it: clean paths below its root.
+
+    A folder ends in "/": its shared libraries are taken. "a=b" takes the file a as b.
+    """
+
+    package: str
+    suite: str
+    wanted: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolEntry:
+    """Programs that the host may lack. The first one stands for all: they come from one release."""
+
+    name: str
+    packages: tuple[ToolPackage, ...]
+    programs: tuple[str, ...]
+
+
+KERNELS: dict[str, KernelEntry] = {
+    "debian-bookworm": KernelEntry("debian-bookworm", "debian", "bookworm", "linux-image-cloud-{arch}"),
+}
+
+IMAGES: dict[str, DebianImage] = {
+    "debian-bookworm": DebianImage(
+        name="debian-bookworm",
+        suite="bookworm",
+        kernel="debian-bookworm",
+        packages=(
+            "systemd-sysv",
+            "dbus",
+            "libpam-systemd",
+            "openssh-server",
+            "sudo",
+            "git",
+            "curl",
+            "ca-certificates",
+            "iproute2",
+            "iputils-ping",
+            "kmod",
+            "less",
+            "nano",
+            "procps",
+        ),
+        description="Debian 12 with systemd, sshd, sudo, git and curl",
+    ),
+}
+
+TOOLS: dict[str, ToolEntry] = {
+    "vhost-device-vsock": ToolEntry(
+        name="vhost-device-vsock",
+        packages=(ToolPackage("vhost-device-vsock", "forky", ("usr/bin/vhost-device-vsock",)),),
+        programs=("vhost-device-vsock",),
+    ),
+    "e2fsprogs": ToolEntry(
+        name="e2fsprogs",
+        packages=(
+            ToolPackage(
+                "e2fsprogs",
+                "bookworm-backports",
+                ("sbin/mke2fs", "sbin/debugfs", "sbin/e2fsck", "sbin/resize2fs", "etc/mke2fs.conf"),
+            ),
+            ToolPackage("libext2fs2", "bookworm-backports", ("lib/", "usr/lib/")),
+            ToolPackage("libss2", "bookworm-backports", ("lib/", "usr/lib/")),
+            ToolPackage("libcom-err2", "bookworm-backports", ("lib/", "usr/lib/")),
+            # read by mke2fs at run time (dlopen), with what it needs that a minimal Debian may lack
+            ToolPackage("libarchive13", "bookworm", ("usr/lib/",)),
+            ToolPackage("libxml2", "bookworm", ("usr/lib/",)),
+            ToolPackage("libicu72", "bookworm", ("usr/lib/",)),
+            ToolPackage("libnettle8", "bookworm", ("usr/lib/",)),
+        ),
+        programs=("mke2fs", "debugfs", "e2fsck", "resize2fs"),
+    ),
+    "kmod": ToolEntry(
+        name="kmod",
+        packages=(
+            # one program of several names, which are symlinks
+            ToolPackage("kmod", "bookworm", ("bin/kmod=usr/sbin/depmod",)),
+            ToolPackage("libkmod2", "bookworm", ("lib/", "usr/lib/")),
+        ),
+        programs=("depmod",),
+    ),
+}

@@ -1,0 +1,251 @@
+"""KernelService: the kernels that guests boot, in Paths.kernels_dir.
+
+One folder per kernel: `vmlinux` (trimmed ELF), `modules/` (the module tree: kernel/, modules.builtin),
+`kernel.json` (its record, and vmlinux's size and time as they were when its digest was taken). Made in
+a staging folder and published by rename, one maker at a time across processes; a crash leaves a
+staging folder, which the next try removes. Called by the image service, the daemon and tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from banger.config.paths import Paths
+from banger.config.settings import Settings
+from banger.image import bzimage, catalog, deb, elf
+from banger.image.archive import Archive, OpenArchive, debian_architecture
+from banger.image.errors import invalid, not_found
+from banger.image.staging import remove_tree, require_space, staged
+from banger.image.tools import ToolService
+from banger.model.progress import Progress, ProgressEvent, no_progress
+from banger.model.records import Kernel, now
+from banger.system.run import run
+
+RECORD = "kernel.json"
+VMLINUX = "vmlinux"
+MODULES = "modules"
+_STEP = "kernel"
+_SPACE = 256 << 20
+_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+~_-]{0,100}")
+
+
+class KernelFile(msgspec.Struct, frozen=True, kw_only=True):
+    """kernel.json. size and mtime_ns: vmlinux's, so that an unchanged file need not be hashed again."""
+
+    record: Kernel
+    size: int
+    mtime_ns: int
+
+
+def read_kernel(folder: Path) -> KernelFile | None:
+    """The kernel in a folder; None where there is none. IMAGE_INVALID for a broken record. Blocking."""
+    try:
+        return msgspec.json.decode((folder / RECORD).read_bytes(), type=KernelFile)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (msgspec.DecodeError, msgspec.ValidationError, OSError) as error:
+        raise invalid(
+            f"{folder / RECORD} cannot be read", details=str(error), hint=f"remove {folder}; it is made again"
+        ) from error
+
+
+def check_kernel(folder: Path, kernel: KernelFile) -> None:
+    """vmlinux is the file whose digest was recorded. Blocking: a stat, or a hash where that differs."""
+    path = folder / VMLINUX
+    try:
+        found = path.stat()
+        if found.st_size == kernel.size and found.st_mtime_ns == kernel.mtime_ns:
+            return
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise invalid(f"{path} cannot be read", details=str(error)) from error
+    if digest != kernel.record.sha256:
+        raise invalid(
+            f"{path} is not the kernel that was put there",
+            details=f"sha256 {digest}, recorded {kernel.record.sha256}",
+            hint=f"remove {folder}; it is made again at the next start",
+        )
+
+
+class KernelService:
+    """Kernels by name. open_archive: makes a session with Debian's archive when one is needed."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        settings: Settings,
+        *,
+        tools: ToolService,
+        open_archive: OpenArchive | None = None,
+    ) -> None:
+        self._tools = tools
+        self._root = Path(paths.kernels_dir)
+        self._open_archive = open_archive or (
+            lambda: Archive.open(paths.downloads_dir, mirror=settings.debian_mirror)
+        )
+
+    def list(self) -> list[Kernel]:
+        """The kernels that are here, by name; broken ones are left out. Blocking, briefly."""
+        found: list[Kernel] = []
+        for folder in sorted(self._root.iterdir()) if self._root.is_dir() else []:
+            if folder.name.startswith("."):
+                continue
+            try:
+                kernel = read_kernel(folder)
+            except Exception:
+                continue
+            if kernel is not None:
+                found.append(kernel.record)
+        return found
+
+    def get(self, name: str) -> Kernel:
+        """NOT_FOUND where it is not here (it may still be in the catalog)."""
+        kernel = read_kernel(self._folder(name))
+        if kernel is None:
+            raise not_found(f"no kernel {name!r} here", hint="banger kernel list shows those that are")
+        return kernel.record
+
+    def folder(self, name: str) -> Path:
+        """Where the kernel's vmlinux and modules/ are."""
+        return self._folder(name)
+
+    async def ensure(self, name: str, progress: Progress = no_progress) -> Kernel:
+        """The kernel, fetched from Debian's archive when it is not here; checked against its digest."""
+        folder = self._folder(name)
+        kernel = await asyncio.to_thread(read_kernel, folder)
+        if kernel is None:
+            entry = catalog.KERNELS.get(name)
+            if entry is None:
+                raise not_found(
+                    f"no kernel {name!r}, neither here nor in the catalog",
+                    hint=f"the catalog has {', '.join(sorted(catalog.KERNELS))}",
+                )
+            kernel = await self._pull(entry, folder, progress)
+        await asyncio.to_thread(check_kernel, folder, kernel)
+        return kernel.record
+
+    def _folder(self, name: str) -> Path:
+        if not name or name.startswith(".") or "/" in name or "\0" in name:
+            raise not_found(f"no kernel {name!r}")
+        return self._root / name
+
+    async def _pull(self, entry: catalog.KernelEntry, folder: Path, progress: Progress) -> KernelFile:
+        architecture = debian_architecture()
+        await asyncio.to_thread(folder.parent.mkdir, parents=True, exist_ok=True)
+        await asyncio.to_thread(require_space, folder.parent, _SPACE, what=f"the kernel {entry.name}")
+        async with staged(
+            folder,
+            waiting=lambda: progress(
+                ProgressEvent(step=_STEP, message=f"another process is fetching the kernel {entry.name}")
+            ),
+            already=lambda: read_kernel(folder) is not None,
+        ) as staging:
+            if staging is not None:
+                async with self._open_archive() as archive:
+                    meta = await archive.find(
+                        entry.package.format(arch=architecture),
+                        suite=entry.suite,
+                        architecture=architecture,
+                        progress=progress,
+                    )
+                    real = next((d for d in meta.depends if d[0].startswith("linux-image-")), None)
+                    if real is None:
+                        raise invalid(f"{meta.name} of {entry.suite} depends on no kernel package")
+                    package = await archive.find(
+                        real[0], suite=entry.suite, architecture=architecture, version=real[1]
+                    )
+                    file = await archive.download(package, progress=progress, step=_STEP)
+                progress(ProgressEvent(step=_STEP, message=f"unpacking the kernel {package.version}"))
+                record = await asyncio.to_thread(
+                    _unpack, file, staging, entry=entry, source=f"{package.name} {package.version}"
+                )
+                await index_modules(staging, record.kernel_version, tools=self._tools, progress=progress)
+        kernel = await asyncio.to_thread(read_kernel, folder)
+        assert kernel is not None  # published just now, or found under the lock
+        return kernel
+
+
+def _unpack(package: Path, staging: Path, *, entry: catalog.KernelEntry, source: str) -> Kernel:
+    """vmlinux, modules/ and kernel.json out of a kernel's .deb. Blocking, about two seconds."""
+
+    def wanted(path: str) -> str | None:
+        parts = path.split("/")
+        if parts[0] == "usr" and parts[1:2] == ["lib"]:
+            parts = parts[1:]  # from Debian 13 on, the modules are below /usr
+        if parts[0] == "boot" and len(parts) == 2 and parts[1].startswith("vmlinuz-"):
+            return parts[1]
+        if parts[:2] == ["lib", "modules"] and len(parts) > 3:
+            return "/".join([MODULES, *parts[3:]])
+        return None
+
+    written = deb.extract(package, staging, wanted)
+    images = [path for path in written if path.startswith("vmlinuz-")]
+    if len(images) != 1 or not any(path.startswith(f"{MODULES}/kernel/") for path in written):
+        raise invalid(f"{source} does not have one kernel and its modules")
+    image = staging / images[0]
+    if image.stat().st_size > bzimage.MAX_BZIMAGE:
+        raise invalid(f"the kernel of {source} is too large")
+    vmlinux = elf.trim_kernel(bzimage.extract_kernel(image.read_bytes()))
+    image.unlink()
+    record = Kernel(
+        name=entry.name,
+        distro=entry.distro,
+        arch=os.uname().machine,
+        kernel_version=images[0].removeprefix("vmlinuz-"),
+        sha256=hashlib.sha256(vmlinux).hexdigest(),
+        source=source,
+        imported_at=now(),
+    )
+    write_kernel(staging, vmlinux, record=record)
+    return record
+
+
+async def index_modules(folder: Path, version: str, *, tools: ToolService, progress: Progress) -> None:
+    """modules.dep and its kind into folder/modules, so that a guest's modprobe works without depmod.
+
+    Debian makes them when the package is installed; here depmod gets the tree in the shape it knows.
+    """
+    if not _VERSION.fullmatch(version):
+        raise invalid(f"not a kernel's version: {version[:100]!r}")
+    depmod = await tools.ensure_tool("depmod", progress)
+    base = folder / ".depmod"
+    place = base / "lib/modules" / version
+    place.parent.mkdir(parents=True)
+    place.symlink_to(folder / MODULES)
+    try:
+        await run([depmod.path, "-b", str(base), version], timeout_s=120, env=depmod.env)
+    finally:
+        await asyncio.to_thread(remove_tree, base)
+
+
+def write_kernel(folder: Path, vmlinux: bytes, *, record: Kernel) -> None:
+    """vmlinux and its record into a folder (a staging folder). Blocking."""
+    path = folder / VMLINUX
+    path.write_bytes(vmlinux)
+    path.chmod(0o644)
+    found = path.stat()
+    content = KernelFile(record=record, size=found.st_size, mtime_ns=found.st_mtime_ns)
+    (folder / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(content)))
+
+
+def link_kernel(source: Path, target: Path) -> None:
+    """The kernel of folder `source` in folder `target` too, as hard links (copies across disks). Blocking."""
+
+    def link(old: str, new: str) -> str:
+        try:
+            os.link(old, new)
+        except OSError:
+            shutil.copy2(old, new)
+        return new
+
+    link(os.fspath(source / VMLINUX), os.fspath(target / VMLINUX))
+    link(os.fspath(source / RECORD), os.fspath(target / RECORD))
+    shutil.copytree(source / MODULES, target / MODULES, copy_function=link)

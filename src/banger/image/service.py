@@ -1,0 +1,284 @@
+"""ImageService: the images that VMs start from, in Paths.images_dir/<id>/.
+
+A managed image owns all it needs: `rootfs.ext4`, `work-seed.tar`, `vmlinux`, `modules/`, `kernel.json`
+and `image.json` (its record with relative paths: an image published just before a crash, or brought
+along with a state folder, is taken into the store when it is asked for). Slow work happens in
+`.staging-<name>` under the flock `.lock-<name>`; publication is one rename. A crash leaves staging,
+which the next try for that name removes. Called by the vm room and the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from banger.config.paths import Paths
+from banger.config.settings import Settings
+from banger.errors import BangerError, ErrorCode
+from banger.image import catalog, debian, initramfs
+from banger.image.archive import debian_architecture
+from banger.image.errors import ImageError, from_os_error, invalid, not_found
+from banger.image.kernel import MODULES, VMLINUX, KernelService, link_kernel
+from banger.image.staging import exclusive, publish, remove_tree, require_space
+from banger.image.tools import ToolService
+from banger.model import references
+from banger.model.ids import new_image_id
+from banger.model.progress import Progress, ProgressEvent, no_progress
+from banger.model.records import Image, now
+from banger.system import ext4
+from banger.system.ext4 import E2fsprogs
+
+RECORD = "image.json"
+ROOTFS = "rootfs.ext4"
+WORK_SEED = "work-seed.tar"
+_RELATIVE = ("rootfs_path", "work_seed_path", "kernel_path", "initrd_path", "modules_dir")
+_BUILD_SPACE = 2 << 30
+
+
+class ImageStore(Protocol):
+    """Records of images; banger.store.images implements it. Reads are quick, writes are awaited."""
+
+    def list(self) -> Sequence[Image]: ...
+
+    def get(self, image_id: str) -> Image | None: ...
+
+    def by_name(self, name: str) -> Image | None: ...
+
+    async def put(self, image: Image) -> None: ...
+
+
+class ImageService:
+    """Images by id or name; builds what the catalog has when it is missing."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        settings: Settings,
+        *,
+        store: ImageStore,
+        kernels: KernelService,
+        tools: ToolService,
+    ) -> None:
+        self._root = Path(paths.images_dir)
+        self._initramfs_dir = Path(paths.kernels_dir)
+        self._settings = settings
+        self._store = store
+        self._kernels = kernels
+        self._tools = tools
+
+    def list(self) -> Sequence[Image]:
+        return self._store.list()
+
+    def get(self, reference: str) -> Image:
+        """By full id, exact name or unique id prefix; NOT_FOUND or AMBIGUOUS otherwise."""
+        found = self._store.get(reference)
+        if found is not None:
+            return found
+        images = self._store.list()
+        wanted = references.resolve(reference, [(image.id, image.name) for image in images], what="image")
+        return next(image for image in images if image.id == wanted)
+
+    async def resolve(self, reference: str, progress: Progress = no_progress) -> Image:
+        """The image, built first when it is the catalog's and not here. Its files were found to be there."""
+        try:
+            image = self.get(reference)
+        except BangerError as error:
+            if error.code is not ErrorCode.NOT_FOUND:
+                raise
+            image = await self._obtain(reference, progress)
+        await asyncio.to_thread(_require_files, image)
+        return image
+
+    async def ensure_initramfs(self, image: Image) -> Path:
+        """The shared initramfs for this image's kernel and today's agent; made when one of them is new."""
+        return await asyncio.to_thread(
+            initramfs.ensure_shared,
+            Path(image.modules_dir),
+            initramfs.agent_binary(),
+            self._initramfs_dir / ".initramfs" / Path(image.artifact_dir).name,
+        )
+
+    async def e2fsprogs(self, progress: Progress = no_progress) -> E2fsprogs:
+        """The ext4 programs: the host's where they can do all that is needed, else banger's copies."""
+        return await ensure_e2fsprogs(self._tools, progress)
+
+    async def _obtain(self, name: str, progress: Progress) -> Image:
+        """Take over an image that is published but not in the store, or build the catalog's."""
+        entry = catalog.IMAGES.get(name)
+        if entry is None and not await asyncio.to_thread(self._published, name):
+            known = sorted({*catalog.IMAGES, *(image.name for image in self._store.list())})
+            raise not_found(
+                f"no image {name!r}, neither here nor in the catalog", hint=f"there is {', '.join(known)}"
+            )
+        await asyncio.to_thread(_make_folder, self._root)
+        async with exclusive(
+            self._root / f".lock-{name}",
+            waiting=lambda: progress(
+                ProgressEvent(step="image", message=f"another process is making the image {name}")
+            ),
+        ):
+            image = self._store.by_name(name)
+            if image is not None:
+                return image
+            image = await asyncio.to_thread(self._published, name)
+            if image is None:
+                if entry is None:
+                    raise not_found(f"no image {name!r}")
+                image = await self._build(entry, progress)
+            await self._store.put(image)
+            return image
+
+    def _published(self, name: str) -> Image | None:
+        """The image of that name among the folders. Blocking; there are few."""
+        if not self._root.is_dir():
+            return None
+        for folder in sorted(self._root.iterdir()):
+            if folder.name.startswith("."):
+                continue
+            try:
+                image = read_image(folder)
+            except ImageError:
+                continue
+            if image is not None and image.name == name:
+                return image
+        return None
+
+    async def _build(self, entry: catalog.DebianImage, progress: Progress) -> Image:
+        """Under the name's lock: the recipe, into staging, published under a new id."""
+        staging = self._root / f".staging-{entry.name}"
+        work = build_folder(self._root, entry.name)
+        await asyncio.to_thread(remove_tree, staging)
+        await debian.remove_work(work)
+        await asyncio.to_thread(require_space, self._root, _BUILD_SPACE, what=f"building {entry.name}")
+        await self._kernels.ensure(entry.kernel, progress)
+        programs = await self.e2fsprogs(progress)
+        image_id = new_image_id()
+        try:
+            staging.mkdir(mode=0o755)
+            _make_work_folder(work)
+            await self._fill(entry, staging, work=work, programs=programs, progress=progress)
+            moment = now()
+            image = Image(
+                id=image_id,
+                name=entry.name,
+                created_at=moment,
+                updated_at=moment,
+                rootfs_path=ROOTFS,
+                work_seed_path=WORK_SEED,
+                kernel_path=VMLINUX,
+                modules_dir=MODULES,
+                build_size=(staging / ROOTFS).stat().st_blocks * 512,
+            )
+            (staging / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(image)))
+            await asyncio.to_thread(publish, staging, self._root / image_id)
+        except OSError as error:
+            raise from_os_error(error, f"building the image {entry.name}") from error
+        finally:
+            await debian.remove_work(work)
+            await asyncio.to_thread(remove_tree, staging)
+        published = await asyncio.to_thread(read_image, self._root / image_id)
+        assert published is not None
+        return published
+
+    async def _fill(
+        self,
+        entry: catalog.DebianImage,
+        staging: Path,
+        *,
+        work: Path,
+        programs: E2fsprogs,
+        progress: Progress,
+    ) -> None:
+        kernel = self._kernels.get(entry.kernel)
+        folder = self._kernels.folder(entry.kernel)
+        tar = staging / "root.tar"
+        rewritten = await debian.build_tree(
+            entry,
+            mirror=self._settings.debian_mirror,
+            architecture=debian_architecture(),
+            work=work,
+            root_tar=tar,
+            seed_tar=staging / WORK_SEED,
+            modules=(folder / MODULES, f"usr/lib/modules/{kernel.kernel_version}"),
+            progress=progress,
+        )
+        progress(ProgressEvent(step="rootfs", message=f"writing the root file system of {entry.name}"))
+        rootfs = staging / ROOTFS
+        size = max(entry.size_bytes, rewritten.content_bytes * 3 // 2)
+        await ext4.make(
+            rootfs, size_bytes=-(-size // (1 << 20)) << 20, programs=programs, tar=tar, label="banger-root"
+        )
+        await ext4.set_xattrs(rootfs, rewritten.xattrs, programs=programs)
+        await ext4.check(rootfs, programs=programs)
+        rootfs.chmod(0o444)
+        tar.unlink()
+        await asyncio.to_thread(link_kernel, folder, staging)
+
+
+async def ensure_e2fsprogs(tools: ToolService, progress: Progress = no_progress) -> E2fsprogs:
+    """The four programs from one release."""
+    found = {
+        name: await tools.ensure_tool(name, progress) for name in ("mke2fs", "debugfs", "e2fsck", "resize2fs")
+    }
+    return E2fsprogs(
+        mke2fs=found["mke2fs"].path,
+        debugfs=found["debugfs"].path,
+        e2fsck=found["e2fsck"].path,
+        resize2fs=found["resize2fs"].path,
+        env=found["mke2fs"].env,
+    )
+
+
+def read_image(folder: Path) -> Image | None:
+    """The record of a published folder, its paths made absolute; None where there is none. Blocking."""
+    try:
+        image = msgspec.json.decode((folder / RECORD).read_bytes(), type=Image)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (msgspec.DecodeError, msgspec.ValidationError, OSError) as error:
+        raise invalid(f"{folder / RECORD} cannot be read", details=str(error)) from error
+    paths: dict[str, str] = {}
+    for key in _RELATIVE:
+        value: str = getattr(image, key)
+        if value.startswith("/") or ".." in value.split("/"):
+            raise invalid(f"{folder / RECORD} has a path that leaves its folder: {value[:200]!r}")
+        paths[key] = str(folder / value) if value else ""
+    return msgspec.structs.replace(image, artifact_dir=str(folder), **paths)
+
+
+def build_folder(images_dir: Path, name: str) -> Path:
+    """Where mmdebstrap unpacks: as root below images_dir; else below the temporary folder, because the
+    users of a namespace cannot enter a home that is 0700."""
+    if os.geteuid() == 0:
+        return images_dir / f".build-{name}"
+    mark = hashlib.sha256(f"{images_dir}\0{name}".encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir(), f"banger-build-{os.getuid()}-{mark}")
+
+
+def _make_work_folder(work: Path) -> None:
+    work.mkdir(mode=0o700)
+    if os.geteuid() != 0:
+        work.chmod(0o1777)  # the namespace's root is another user outside
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise from_os_error(error, f"making {path}") from error
+
+
+def _require_files(image: Image) -> None:
+    for path in (image.rootfs_path, image.kernel_path):
+        if not os.path.exists(path):
+            raise invalid(
+                f"the image {image.name} is incomplete: {path} is missing",
+                hint=f"banger image delete {image.name}, then pull it again",
+            )

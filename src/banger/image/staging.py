@@ -1,0 +1,158 @@
+"""Staging folders, locks and publication: how slow work becomes visible at once or not at all.
+
+Every artifact (kernel, image, tool) is made in `PARENT/.staging-<name>` under the flock
+`PARENT/.lock-<name>` and published by one rename. Whoever holds the lock may remove a staging
+folder of that name: its maker is dead. After a crash nothing but the staging folder is left, and the
+next try for that name removes it. Used by the image room only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from banger.errors import BangerError, ErrorCode
+from banger.image.errors import ImageError, from_os_error
+
+LOCK_WAIT_S = 3600.0
+"""How long one waits for another process that makes the same thing (an image takes minutes)."""
+_LOCK_LOOK_S = 0.1
+
+
+@contextlib.asynccontextmanager
+async def exclusive(
+    lock: Path, *, timeout_s: float = LOCK_WAIT_S, waiting: Callable[[], None] | None = None
+) -> AsyncIterator[None]:
+    """Hold an flock on the file `lock` (made, and left). `waiting` is called once if another has it.
+
+    The lock is looked at every 0.1 s and not waited for in a thread: a thread in flock(2) could not be
+    cancelled. It belongs to the open file, so it excludes tasks of this process as well.
+    """
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise from_os_error(error, f"making {lock}") from error
+    try:
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        told = False
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise from_os_error(error, f"locking {lock}") from error
+            if not told and waiting is not None:
+                waiting()
+            told = True
+            if asyncio.get_running_loop().time() >= deadline:
+                raise ImageError(ErrorCode.BUSY, f"another process has held {lock} for {timeout_s:.0f} s")
+            await asyncio.sleep(_LOCK_LOOK_S)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder or file; not being there is no error. Blocking."""
+    try:
+        shutil.rmtree(path)
+    except NotADirectoryError:
+        path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        pass
+
+
+@contextlib.asynccontextmanager
+async def staged(
+    final: Path,
+    *,
+    waiting: Callable[[], None] | None = None,
+    already: Callable[[], bool] | None = None,
+) -> AsyncIterator[Path | None]:
+    """Make the folder `final`: yields its staging folder, and renames it into place at a clean end.
+
+    Yields None when `already()` says so under the lock: another process made it meanwhile. What the
+    staging folder holds is gone after an error. An existing `final` is replaced.
+    """
+    async with exclusive(final.parent / f".lock-{final.name}", waiting=waiting):
+        if already is not None and already():
+            yield None
+            return
+        staging = final.parent / f".staging-{final.name}"
+        try:
+            await asyncio.to_thread(remove_tree, staging)
+            staging.mkdir(mode=0o755)
+            yield staging
+            await asyncio.to_thread(publish, staging, final)
+        except OSError as error:
+            raise from_os_error(error, f"making {final}") from error
+        finally:
+            await asyncio.to_thread(remove_tree, staging)
+
+
+def publish(staging: Path, final: Path) -> None:
+    """Rename staging to final, once its files are on disk. Blocking.
+
+    An older `final` is moved aside first and then removed; a crash between the two renames leaves no
+    `final`, which the next try makes again.
+    """
+    for folder, _, files in os.walk(staging):
+        for name in files:
+            path = Path(folder, name)
+            if not path.is_symlink() and path.stat().st_size > (1 << 20):
+                # small files follow with the journal's commit of the folder; big ones are worth the wait
+                _fsync(path)
+    _fsync(staging)
+    aside = final.parent / f".old-{final.name}"
+    remove_tree(aside)
+    try:
+        final.rename(aside)
+    except FileNotFoundError:
+        pass
+    staging.rename(final)
+    _fsync(final.parent)
+    remove_tree(aside)
+
+
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Write a file so that a reader sees the old or the new one. Blocking."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def require_space(folder: Path, needed: int, *, what: str, keep: int = 1 << 30) -> None:
+    """Refuse when `needed` bytes would leave less than `keep` (1 GiB, SPEC §1) on folder's disk. Blocking."""
+    stat = os.statvfs(folder)
+    free = stat.f_bavail * stat.f_frsize
+    if free - needed < keep:
+        raise BangerError(
+            ErrorCode.NO_SPACE,
+            f"{what} needs {needed >> 20} MiB and would leave less than {keep >> 20} MiB free in {folder}",
+            hint="free some space, or set BANGER_HOME to a folder on a larger disk",
+            data={"needed": needed, "free": free},
+        )
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
