@@ -1,0 +1,18 @@
+/* What a connection may ask for. */
+#ifndef BANGER_REQUESTS_H
+#define BANGER_REQUESTS_H
+
+#include "frame.h"
+
+/* HELLO, then one request and its exchange. */
+void requests_serve(int fd);
+
+void reply_error(int fd, const char *code, const char *message, int error);
+void reply_ok(int fd, const struct builder *builder);
+
+/* Each serves one request. A later one (sessions, copies, ports) is one more line in requests.c's table and
+ * one more name among HELLO's features. */
+void request_exec(int fd, const struct frame *request);
+void request_shutdown(int fd, const struct frame *request);
+
+#endif
