@@ -1,4 +1,8 @@
-"""What a client may ask for: the bodies of /v1 requests. Unknown fields are refused."""
+"""What a client may ask for: the bodies of /v1 requests. Unknown fields are refused.
+
+Read by the daemon's routes and the services they call. The CLI and the client never import this
+(msgspec costs more than a call): they send plain dicts of the same shape, which docs/api.md documents.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +24,40 @@ class CreateVM(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     start: bool = True
 
 
+class StartVM(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/vms/{vm}/start: an empty object, or no body."""
+
+
 class StopVM(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
+    """POST /v1/vms/{vm}/stop: an empty object, or no body."""
+
+
+class RestartVM(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/vms/{vm}/restart: an empty object, or no body."""
 
 
 class KillVM(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/vms/{vm}/kill."""
+
     signal: str = "TERM"  # TERM KILL INT HUP QUIT USR1 USR2 ABRT, with or without SIG
 
 
 class SetVM(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """PATCH /v1/vms/{vm}. None means: as it is."""
+
     vcpu_count: int | None = None
     memory_mib: int | None = None
     work_disk_size_bytes: int | None = None
     nat: bool | None = None
+
+
+class ConnectVM(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/vms/{vm}/connect: what the connection is for is what touches the VM."""
+
+    purpose: str = "exec"  # exec | shell | cp
+
+
+class StopDaemon(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/daemon/stop."""
+
+    if_idle: bool = False  # refuse (busy) while an operation runs

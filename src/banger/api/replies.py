@@ -1,0 +1,158 @@
+"""What the daemon answers: the bodies of /v1 replies and the lines of its streams.
+
+A VM on the wire is its record with two things added: `runtime.state` (the VM's own state; never stored
+twice) and `image` (the image's name). Empty optional fields are left out: a missing one is empty.
+Made by daemon/views.py; documented by docs/api.md and GET /v1/openapi.json, which are generated from here.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+from banger.api.errors import ErrorBody
+from banger.model.records import Image, Kernel, VMRuntime, VMSpec, VMStats, Workspace
+from banger.model.states import VMState
+
+API_VERSION = "v1"
+
+FEATURES: tuple[str, ...] = (
+    "agent-upgrade",  # GET /v1/vms/{vm}/agent, Upgrade: banger-agent/1
+    "connect",  # POST /v1/vms/{vm}/connect
+    "daemon-replace",  # 426 to a newer client while idle; POST /v1/daemon/stop with if_idle
+    "events-after",  # GET /v1/operations/{operation}/events?after=N
+    "lease",  # POST /v1/vms/{vm}/lease
+    "logs",  # GET /v1/vms/{vm}/logs
+    "operation-cancel",  # POST /v1/operations/{operation}/cancel
+)
+"""Announced by name in GET /v1, so that a client asks what a daemon can and not how old it is."""
+
+
+class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /v1."""
+
+    api: str
+    version: str
+    pid: int
+    instance: str  # 16 hex digits: the mark on everything this instance makes
+    features: tuple[str, ...]
+    started_at: datetime
+    running_operations: int
+
+
+class RuntimeReply(VMRuntime, frozen=True, kw_only=True, omit_defaults=True):
+    """VMRuntime as it is stored, with the VM's state."""
+
+    state: VMState
+
+
+class VMReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    id: str
+    name: str
+    image_id: str
+    state: VMState
+    created_at: datetime
+    updated_at: datetime
+    last_touched_at: datetime
+    spec: VMSpec
+    runtime: RuntimeReply
+    image: str = ""  # the image's name, where the image is still there
+    auto_remove: bool = False
+    stats: VMStats = VMStats()
+    workspace: Workspace | None = None
+
+
+class VMList(msgspec.Struct, frozen=True, kw_only=True):
+    vms: tuple[VMReply, ...]
+
+
+class ImageList(msgspec.Struct, frozen=True, kw_only=True):
+    images: tuple[Image, ...]
+
+
+class KernelList(msgspec.Struct, frozen=True, kw_only=True):
+    kernels: tuple[Kernel, ...]
+
+
+class OperationStatus(StrEnum):
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class OperationReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A long piece of work. `url` + "/events" streams it; `result` is its answer, once it has one."""
+
+    id: str
+    kind: str  # vm.create, vm.start, …
+    status: OperationStatus
+    url: str
+    created_at: datetime
+    updated_at: datetime
+    vm_id: str = ""  # the VM it works on, as soon as that is known
+    result: dict[str, object] | None = None
+    error: ErrorBody | None = None
+
+
+class OperationList(msgspec.Struct, frozen=True, kw_only=True):
+    operations: tuple[OperationReply, ...]
+
+
+class EventKind(StrEnum):
+    STEP = "step"  # a named step has begun
+    PROGRESS = "progress"  # the same step goes on: message, current, total
+    WARNING = "warning"
+    RESULT = "result"  # the last line of one that succeeded
+    ERROR = "error"  # the last line of one that failed or was cancelled
+    HEARTBEAT = "heartbeat"  # nothing new; carries the last number again
+
+
+class OperationEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of an operation's stream. seq counts from 1; the ring may have lost the oldest."""
+
+    seq: int
+    time: datetime
+    op_id: str
+    kind: EventKind
+    step: str = ""
+    message: str = ""
+    current: int | None = None
+    total: int | None = None
+    vm_id: str = ""
+    result: dict[str, object] | None = None
+    error: ErrorBody | None = None
+
+
+class ExecDefaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an exec uses where the caller says nothing. Empty: the agent's own default."""
+
+    cwd: str = ""
+    user: str = ""
+    env: dict[str, str] = {}
+
+
+class ConnectReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the guest's agent is: connect to vsock_path, send `CONNECT <port>\\n`, read `OK <n>\\n`."""
+
+    id: str
+    name: str
+    vm_dir: str
+    vsock_path: str
+    port: int
+    exec: ExecDefaults
+
+
+class LeaseLine(msgspec.Struct, frozen=True, kw_only=True):
+    """The one line of a lease's stream; the connection itself is the lease."""
+
+    vm_id: str
+    leased: bool
+
+
+class Stopping(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /v1/daemon/stop: the daemon is on its way out; its VMs run on."""
+
+    pid: int

@@ -1,0 +1,213 @@
+"""The routes of /v1 as data: the daemon binds handlers to their names; OpenAPI and docs come out of it.
+
+A route that is not in this table does not exist: daemon/app.py refuses to start when a route has no
+handler or a handler no route. Path parameters are written as aiohttp and OpenAPI both write them: {vm}.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from banger.api import replies, requests
+from banger.model.records import Image
+
+
+class Kind(StrEnum):
+    RESULT = "result"  # 200 and the reply
+    OPERATION = "operation"  # 202 and an OperationReply; Location names its URL
+    EVENTS = "events"  # 200, application/x-ndjson: one `reply` a line, as long as it lasts
+    BYTES = "bytes"  # 200, application/octet-stream
+    UPGRADE = "upgrade"  # 101 Switching Protocols, then bytes both ways
+
+
+class Query(msgspec.Struct, frozen=True):
+    name: str
+    type: str  # a JSON Schema type
+    doc: str
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    method: str
+    path: str
+    kind: Kind
+    doc: str
+    request: type[msgspec.Struct] | None = None
+    reply: type[msgspec.Struct] | None = None
+    query: tuple[Query, ...] = ()
+
+
+def _vm_operation(verb: str, request: type[msgspec.Struct], doc: str, *, method: str = "POST") -> Route:
+    return Route(
+        name=f"vm.{verb}",
+        method=method,
+        path="/v1/vms/{vm}" if method != "POST" else f"/v1/vms/{{vm}}/{verb}",
+        kind=Kind.OPERATION,
+        request=request,
+        reply=replies.VMReply,
+        doc=doc,
+    )
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        name="server.info",
+        method="GET",
+        path="/v1",
+        kind=Kind.RESULT,
+        reply=replies.ServerInfo,
+        doc="Version, process and features of the daemon.",
+    ),
+    Route(
+        name="server.openapi",
+        method="GET",
+        path="/v1/openapi.json",
+        kind=Kind.RESULT,
+        doc="This API as an OpenAPI 3.1 document.",
+    ),
+    Route(
+        name="daemon.stop",
+        method="POST",
+        path="/v1/daemon/stop",
+        kind=Kind.RESULT,
+        request=requests.StopDaemon,
+        reply=replies.Stopping,
+        doc="Ends the daemon. VMs run on; operations are cancelled, unless if_idle refuses because of them.",
+    ),
+    Route(
+        name="vm.list",
+        method="GET",
+        path="/v1/vms",
+        kind=Kind.RESULT,
+        reply=replies.VMList,
+        doc="Every VM, oldest first.",
+    ),
+    Route(
+        name="vm.create",
+        method="POST",
+        path="/v1/vms",
+        kind=Kind.OPERATION,
+        request=requests.CreateVM,
+        reply=replies.VMReply,
+        doc="Makes a VM and, unless start is false, boots it.",
+    ),
+    Route(
+        name="vm.show",
+        method="GET",
+        path="/v1/vms/{vm}",
+        kind=Kind.RESULT,
+        reply=replies.VMReply,
+        doc="One VM, by full id, exact name or unique id prefix, in that order.",
+    ),
+    Route(
+        name="vm.delete",
+        method="DELETE",
+        path="/v1/vms/{vm}",
+        kind=Kind.OPERATION,
+        reply=replies.VMReply,
+        doc="Ends the VM if it is alive (a start under way is aborted) and removes all of it.",
+    ),
+    _vm_operation("set", requests.SetVM, "Changes size or NAT.", method="PATCH"),
+    _vm_operation("start", requests.StartVM, "Boots the VM; one that runs is answered as it is."),
+    _vm_operation("stop", requests.StopVM, "Shuts the guest down in order; no error when it is not alive."),
+    _vm_operation("restart", requests.RestartVM, "Stop and start under one lock."),
+    _vm_operation("kill", requests.KillVM, "Signals the machine monitor and tears down."),
+    Route(
+        name="vm.connect",
+        method="POST",
+        path="/v1/vms/{vm}/connect",
+        kind=Kind.RESULT,
+        request=requests.ConnectVM,
+        reply=replies.ConnectReply,
+        doc="Where the guest's agent can be reached. Touches the VM; wrong_state when it does not run.",
+    ),
+    Route(
+        name="vm.agent",
+        method="GET",
+        path="/v1/vms/{vm}/agent",
+        kind=Kind.UPGRADE,
+        doc="With `Upgrade: banger-agent/1`: the bytes of a connection to the guest's agent, "
+        "for clients that may not open the guest socket.",
+    ),
+    Route(
+        name="vm.lease",
+        method="POST",
+        path="/v1/vms/{vm}/lease",
+        kind=Kind.EVENTS,
+        reply=replies.LeaseLine,
+        doc="Holds a VM with auto_remove for as long as this connection is open; "
+        "10 s after the last lease ended it is gone.",
+    ),
+    Route(
+        name="vm.logs",
+        method="GET",
+        path="/v1/vms/{vm}/logs",
+        kind=Kind.BYTES,
+        doc="The console's or the monitor's log, raw: nothing is made safe for a terminal here.",
+        query=(
+            Query("source", "string", "console (default) or monitor"),
+            Query("follow", "boolean", "go on with what is appended, until the client leaves"),
+            Query("tail", "integer", "only the last so many lines"),
+        ),
+    ),
+    Route(
+        name="image.list",
+        method="GET",
+        path="/v1/images",
+        kind=Kind.RESULT,
+        reply=replies.ImageList,
+        doc="Every image on this host.",
+    ),
+    Route(
+        name="image.show",
+        method="GET",
+        path="/v1/images/{image}",
+        kind=Kind.RESULT,
+        reply=Image,
+        doc="One image, by full id, exact name or unique id prefix.",
+    ),
+    Route(
+        name="kernel.list",
+        method="GET",
+        path="/v1/kernels",
+        kind=Kind.RESULT,
+        reply=replies.KernelList,
+        doc="Every kernel on this host.",
+    ),
+    Route(
+        name="operation.list",
+        method="GET",
+        path="/v1/operations",
+        kind=Kind.RESULT,
+        reply=replies.OperationList,
+        doc="Running operations and the last finished ones.",
+    ),
+    Route(
+        name="operation.show",
+        method="GET",
+        path="/v1/operations/{operation}",
+        kind=Kind.RESULT,
+        reply=replies.OperationReply,
+        doc="One operation.",
+    ),
+    Route(
+        name="operation.events",
+        method="GET",
+        path="/v1/operations/{operation}/events",
+        kind=Kind.EVENTS,
+        reply=replies.OperationEvent,
+        doc="What happened since event `after`, then what happens, with a heartbeat; "
+        "ends with the result or the error.",
+        query=(Query("after", "integer", "the last sequence number already seen; 0 is from the beginning"),),
+    ),
+    Route(
+        name="operation.cancel",
+        method="POST",
+        path="/v1/operations/{operation}/cancel",
+        kind=Kind.RESULT,
+        reply=replies.OperationReply,
+        doc="Asks a running operation to stop and clean up; one that is finished is answered as it is.",
+    ),
+)

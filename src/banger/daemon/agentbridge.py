@@ -1,0 +1,137 @@
+"""Bytes between an upgraded HTTP connection and a guest's agent, for clients that may not open v.sock.
+
+Owned by one request each. No bytes are looked at here: both ends speak the agent's protocol. A client
+that goes closes the guest's connection, which hangs up the command there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from typing import Any
+
+from aiohttp import web
+
+from banger.errors import BangerError, ErrorCode
+
+PROTOCOL = "banger-agent/1"
+CHUNK = 64 << 10
+HIGH_WATER = 256 << 10
+HANDSHAKE_TIMEOUT_S = 5.0
+MAX_HANDSHAKE = 32
+
+
+class ClientBytes:
+    """The client's side of an upgraded request, as aiohttp's protocol hands it over."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+        self._transport = request.transport
+        self._chunks: deque[bytes] = deque()
+        self._size = 0
+        self._eof = False
+        self._news = asyncio.Event()
+
+    def attach(self) -> None:
+        """From here on the connection's bytes come here. Call it after the 101: the client waits for that."""
+        protocol: Any = self._request.protocol
+        protocol.set_parser(self)
+
+    # what aiohttp calls, as it does its WebSocket reader
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        self._chunks.append(bytes(data))
+        self._size += len(data)
+        if self._size > HIGH_WATER and self._transport is not None:
+            self._transport.pause_reading()
+        self._news.set()
+        return False, b""
+
+    def feed_eof(self) -> None:
+        self._eof = True
+        self._news.set()
+
+    async def read(self) -> bytes:
+        """The next bytes; b"" when the client has gone."""
+        while not self._chunks:
+            if self._eof:
+                return b""
+            self._news.clear()
+            await self._news.wait()
+        data = self._chunks.popleft()
+        was_high = self._size > HIGH_WATER
+        self._size -= len(data)
+        if was_high and self._size <= HIGH_WATER and self._transport is not None:
+            self._transport.resume_reading()
+        return data
+
+    async def write(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        transport.write(data)
+        protocol: Any = self._request.protocol
+        await protocol._drain_helper()
+
+
+async def connect_guest(path: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A stream to the guest's vsock port through the monitor's socket; else GUEST_UNREACHABLE, within 5 s."""
+    try:
+        async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+            reader, writer = await _open(path)
+            try:
+                writer.write(f"CONNECT {port}\n".encode())
+                await _expect_ok(reader)
+            except BaseException:
+                writer.close()
+                raise
+    except (OSError, asyncio.IncompleteReadError, ValueError) as error:
+        raise BangerError(
+            ErrorCode.GUEST_UNREACHABLE, "the guest's agent does not answer", details=f"{path}: {error}"
+        ) from error
+    return reader, writer
+
+
+async def _open(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    folder, name = os.path.split(path)
+    folder_fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:  # through the descriptor: the path may be longer than a socket address
+        return await asyncio.open_unix_connection(f"/proc/self/fd/{folder_fd}/{name}", limit=CHUNK)
+    finally:
+        os.close(folder_fd)
+
+
+async def _expect_ok(reader: asyncio.StreamReader) -> None:
+    """`OK <n>\\n`, byte by byte: what follows belongs to the agent."""
+    line = b""
+    while not line.endswith(b"\n"):
+        if len(line) > MAX_HANDSHAKE:
+            raise ValueError(f"handshake {line[:MAX_HANDSHAKE]!r}")
+        line += await reader.readexactly(1)
+    if not line.startswith(b"OK "):
+        raise ValueError(f"handshake {line!r}")
+
+
+async def bridge(client: ClientBytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copy both ways until either end closes."""
+
+    async def to_guest() -> None:
+        while data := await client.read():
+            writer.write(data)
+            await writer.drain()
+
+    async def to_client() -> None:
+        while data := await reader.read(CHUNK):
+            await client.write(data)
+
+    ways = {asyncio.create_task(to_guest()), asyncio.create_task(to_client())}
+    try:
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for way in ways:
+            way.cancel()
+        outcomes = await asyncio.gather(*ways, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, Exception) and not isinstance(outcome, OSError):
+            raise outcome

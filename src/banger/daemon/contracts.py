@@ -1,0 +1,58 @@
+"""What the daemon needs of the services it serves; compose.py brings the real ones, tests bring fakes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from banger.api.requests import CreateVM, KillVM, SetVM
+from banger.model.progress import Progress
+from banger.model.records import Image, Kernel, VMRecord
+
+
+class VMs(Protocol):
+    """The part of vm.service.VMService that the routes call."""
+
+    def list(self) -> Sequence[VMRecord]: ...
+
+    def resolve(self, reference: str) -> VMRecord: ...
+
+    async def create(self, request: CreateVM, progress: Progress) -> VMRecord: ...
+
+    async def start(self, vm_id: str, progress: Progress) -> VMRecord: ...
+
+    async def stop(self, vm_id: str, progress: Progress) -> VMRecord: ...
+
+    async def kill(self, vm_id: str, request: KillVM, *, progress: Progress) -> VMRecord: ...
+
+    async def restart(self, vm_id: str, progress: Progress) -> VMRecord: ...
+
+    async def delete(self, vm_id: str, progress: Progress) -> VMRecord: ...
+
+    async def set(self, vm_id: str, request: SetVM, *, progress: Progress) -> VMRecord: ...
+
+    async def touch(self, vm_id: str) -> VMRecord: ...
+
+
+class Images(Protocol):
+    def list(self) -> Sequence[Image]: ...
+
+    def resolve(self, reference: str) -> Image:
+        """Full id, else exact name, else unique id prefix; NOT_FOUND or AMBIGUOUS otherwise."""
+        ...
+
+
+class Kernels(Protocol):
+    def list(self) -> Sequence[Kernel]: ...
+
+
+class Services(msgspec.Struct, frozen=True, kw_only=True):
+    """instance: 16 hex digits. close: lets go of everything, last first; VMs run on."""
+
+    instance: str
+    vms: VMs
+    images: Images
+    kernels: Kernels
+    close: Callable[[], Awaitable[None]]

@@ -1,0 +1,176 @@
+"""Routes about VMs: reading, and starting the operations that change them. No logic of its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from banger.api.replies import ConnectReply, ExecDefaults, OperationReply, VMList
+from banger.api.requests import ConnectVM, CreateVM, KillVM, RestartVM, SetVM, StartVM, StopVM
+from banger.daemon.context import Daemon, Handler, answer, daemon_of, read_body, request_op_id
+from banger.daemon.operations import Operation, as_result
+from banger.daemon.views import image_names, show, vm_reply
+from banger.errors import BangerError, ErrorCode
+from banger.model.ids import OperationId, new_operation_id
+from banger.model.progress import Progress
+from banger.model.records import VMRecord
+from banger.model.states import VMState
+
+log = logging.getLogger(__name__)
+
+AGENT_PORT = 1024
+"""The guest agent's vsock port (ARCHITECTURE.md, "The agent's protocol")."""
+VMWork = Callable[[Progress], Awaitable[VMRecord]]
+PURPOSES = ("exec", "shell", "cp")
+
+
+def _vm(request: web.Request) -> VMRecord:
+    return daemon_of(request).services.vms.resolve(request.match_info["vm"])
+
+
+def begin(
+    daemon: Daemon,
+    op_id: OperationId,
+    *,
+    kind: str,
+    work: VMWork,
+    vm_id: str = "",
+    auto_remove: bool = False,
+) -> Operation:
+    """An operation whose result is the VM as it is afterwards (for delete: as it last was)."""
+
+    async def run(progress: Progress) -> dict[str, object]:
+        return as_result(show(await work(progress), daemon.services.images))
+
+    return daemon.operations.start(op_id, kind, work=run, vm_id=vm_id, auto_remove=auto_remove)
+
+
+def begin_delete(daemon: Daemon, record: VMRecord) -> None:
+    """For the leases: delete without a request."""
+
+    async def work(progress: Progress) -> VMRecord:
+        return await daemon.services.vms.delete(record.id, progress)
+
+    begin(daemon, new_operation_id(), kind="vm.delete", work=work, vm_id=record.id)
+
+
+def _accepted(operation: Operation) -> web.Response:
+    reply: OperationReply = operation.reply()
+    response = answer(reply, status=202)
+    response.headers["Location"] = reply.url
+    return response
+
+
+async def list_vms(request: web.Request) -> web.StreamResponse:
+    services = daemon_of(request).services
+    records = services.vms.list()
+    names = image_names(services.images) if records else {}
+    return answer(VMList(vms=tuple(vm_reply(record, names) for record in records)))
+
+
+async def show_vm(request: web.Request) -> web.StreamResponse:
+    return answer(show(_vm(request), daemon_of(request).services.images))
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    body = await read_body(request, CreateVM)
+    daemon = daemon_of(request)
+
+    async def work(progress: Progress) -> VMRecord:
+        return await daemon.services.vms.create(body, progress)
+
+    operation = begin(daemon, request_op_id(), kind="vm.create", work=work, auto_remove=body.auto_remove)
+    if body.auto_remove:
+        daemon.leases.wake()
+    return _accepted(operation)
+
+
+async def start(request: web.Request) -> web.StreamResponse:
+    await read_body(request, StartVM)
+    vms, record = daemon_of(request).services.vms, _vm(request)
+    return _on(request, "vm.start", record=record, work=lambda progress: vms.start(record.id, progress))
+
+
+async def stop(request: web.Request) -> web.StreamResponse:
+    await read_body(request, StopVM)
+    vms, record = daemon_of(request).services.vms, _vm(request)
+    return _on(request, "vm.stop", record=record, work=lambda progress: vms.stop(record.id, progress))
+
+
+async def restart(request: web.Request) -> web.StreamResponse:
+    await read_body(request, RestartVM)
+    vms, record = daemon_of(request).services.vms, _vm(request)
+    return _on(request, "vm.restart", record=record, work=lambda progress: vms.restart(record.id, progress))
+
+
+async def kill(request: web.Request) -> web.StreamResponse:
+    body = await read_body(request, KillVM)
+    vms, record = daemon_of(request).services.vms, _vm(request)
+    return _on(
+        request, "vm.kill", record=record, work=lambda progress: vms.kill(record.id, body, progress=progress)
+    )
+
+
+async def delete(request: web.Request) -> web.StreamResponse:
+    vms, record = daemon_of(request).services.vms, _vm(request)
+    return _on(request, "vm.delete", record=record, work=lambda progress: vms.delete(record.id, progress))
+
+
+async def change(request: web.Request) -> web.StreamResponse:
+    body = await read_body(request, SetVM)
+    vms, record = daemon_of(request).services.vms, _vm(request)
+    return _on(
+        request, "vm.set", record=record, work=lambda progress: vms.set(record.id, body, progress=progress)
+    )
+
+
+def _on(request: web.Request, kind: str, *, record: VMRecord, work: VMWork) -> web.Response:
+    operation = begin(daemon_of(request), request_op_id(), kind=kind, work=work, vm_id=record.id)
+    return _accepted(operation)
+
+
+def require_running(record: VMRecord) -> None:
+    if record.state is not VMState.RUNNING:
+        raise BangerError(
+            ErrorCode.WRONG_STATE,
+            f"VM {record.name} is not running: it is {record.state.value}",
+            hint=f"banger vm start {record.name}",
+        )
+
+
+async def connect(request: web.Request) -> web.StreamResponse:
+    body = await read_body(request, ConnectVM)
+    if body.purpose not in PURPOSES:
+        raise BangerError(
+            ErrorCode.INVALID_ARGUMENT, f"purpose: {body.purpose[:40]!a} is not one of {', '.join(PURPOSES)}"
+        )
+    record = _vm(request)
+    require_running(record)
+    record = await daemon_of(request).services.vms.touch(record.id)
+    workspace = record.workspace
+    return answer(
+        ConnectReply(
+            id=record.id,
+            name=record.name,
+            vm_dir=record.runtime.vm_dir,
+            vsock_path=record.runtime.vsock_path,
+            port=AGENT_PORT,
+            exec=ExecDefaults(cwd=workspace.guest_path if workspace else ""),
+        )
+    )
+
+
+HANDLERS: dict[str, Handler] = {
+    "vm.list": list_vms,
+    "vm.create": create,
+    "vm.show": show_vm,
+    "vm.delete": delete,
+    "vm.set": change,
+    "vm.start": start,
+    "vm.stop": stop,
+    "vm.restart": restart,
+    "vm.kill": kill,
+    "vm.connect": connect,
+}

@@ -1,0 +1,221 @@
+"""VM, image and kernel services with memory and no host: what the daemon's and the CLI's tests run on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from banger.api.requests import CreateVM, KillVM, SetVM
+from banger.config.paths import Paths
+from banger.config.settings import Settings
+from banger.daemon.contracts import Services
+from banger.errors import BangerError, ErrorCode
+from banger.model.ids import VMId, new_vm_id
+from banger.model.names import generate_name, validate_name
+from banger.model.progress import Progress, ProgressEvent
+from banger.model.records import Image, Kernel, VMRecord, VMRuntime, VMSpec, now
+from banger.model.references import resolve
+from banger.model.states import VMState
+
+IMAGE_ID = "ab" * 32
+LONG_AGO = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+class FakeVMs:
+    """A VMService whose guests are entries in a dict. `hold` pauses boots; `fail` breaks the next one."""
+
+    def __init__(self, vms_dir: str) -> None:
+        self.vms_dir = vms_dir
+        self.records: dict[str, VMRecord] = {}
+        self.touched: list[str] = []
+        self.calls: list[str] = []
+        self.hold: asyncio.Event | None = None
+        self.fail: Exception | None = None
+        self.slow_s = 0.0
+        self.cancelled = 0
+
+    def list(self) -> Sequence[VMRecord]:
+        return list(self.records.values())
+
+    def resolve(self, reference: str) -> VMRecord:
+        return self.records[resolve(reference, [(r.id, r.name) for r in self.records.values()])]
+
+    async def create(self, request: CreateVM, progress: Progress) -> VMRecord:
+        names = {record.name for record in self.records.values()}
+        name = validate_name(request.name) if request.name else generate_name(names)
+        if request.image not in ("", "debian-bookworm"):
+            raise BangerError(ErrorCode.NOT_FOUND, f"no image is called {request.image!a}")
+        if name in names:
+            raise BangerError(
+                ErrorCode.ALREADY_EXISTS, f"a VM called {name} exists", hint="choose another name"
+            )
+        spec = VMSpec(vcpu_count=request.vcpu_count or 2, memory_mib=request.memory_mib or 2048)
+        progress(ProgressEvent(step="spec", message=f"spec: {spec.vcpu_count} vcpu | {spec.memory_mib} MiB"))
+        vm_id = new_vm_id()
+        folder = Path(self.vms_dir) / vm_id
+        folder.mkdir(parents=True)
+        (folder / "console.log").write_bytes(b"booting\nlogin: \x1b[31mred\n")
+        record = VMRecord(
+            id=vm_id,
+            name=name,
+            image_id=IMAGE_ID,
+            state=VMState.CREATED,
+            created_at=now(),
+            updated_at=now(),
+            last_touched_at=now(),
+            spec=spec,
+            auto_remove=request.auto_remove,
+            runtime=VMRuntime(
+                guest_ip=f"172.16.0.{len(self.records) + 2}",
+                vm_dir=str(folder),
+                vsock_path=str(folder / "v.sock"),
+                log_path=str(folder / "console.log"),
+                dns_name=f"{name}.vm",
+            ),
+        )
+        self.records[vm_id] = record
+        progress(ProgressEvent(step="reserve", message="reserved an address", vm_id=vm_id))
+        if not request.start:
+            return record
+        return await self.start(vm_id, progress)
+
+    async def start(self, vm_id: str, progress: Progress) -> VMRecord:
+        self.calls.append(f"start {self.records[vm_id].name}")
+        self._become(vm_id, VMState.STARTING)
+        progress(ProgressEvent(step="root_disk", message="preparing the root disk"))
+        progress(ProgressEvent(step="root_disk", message="preparing the root disk", current=1, total=2))
+        try:
+            if self.hold is not None:
+                await self.hold.wait()
+            await asyncio.sleep(self.slow_s)
+            if self.fail is not None:
+                failure, self.fail = self.fail, None
+                raise failure
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                self.cancelled += 1
+            if vm_id in self.records:
+                self._become(vm_id, VMState.ERROR)
+            raise
+        return self._become(vm_id, VMState.RUNNING)
+
+    async def stop(self, vm_id: str, progress: Progress) -> VMRecord:
+        self.calls.append(f"stop {self.records[vm_id].name}")
+        progress(ProgressEvent(step="shutdown", message="asking the guest to shut down"))
+        await asyncio.sleep(self.slow_s)
+        return self._become(vm_id, VMState.STOPPED)
+
+    async def kill(self, vm_id: str, request: KillVM, *, progress: Progress) -> VMRecord:
+        self.calls.append(f"kill {self.records[vm_id].name} {request.signal}")
+        if request.signal not in ("TERM", "KILL"):
+            raise BangerError(ErrorCode.INVALID_ARGUMENT, f"signal {request.signal!a} is not allowed")
+        return self._become(vm_id, VMState.STOPPED)
+
+    async def restart(self, vm_id: str, progress: Progress) -> VMRecord:
+        await self.stop(vm_id, progress)
+        return await self.start(vm_id, progress)
+
+    async def delete(self, vm_id: str, progress: Progress) -> VMRecord:
+        record = self.records[vm_id]
+        self.calls.append(f"delete {record.name}")
+        await asyncio.sleep(self.slow_s)
+        return self.records.pop(vm_id)
+
+    async def set(self, vm_id: str, request: SetVM, *, progress: Progress) -> VMRecord:
+        record = self.records[vm_id]
+        spec = msgspec.structs.replace(record.spec, vcpu_count=request.vcpu_count or record.spec.vcpu_count)
+        self.records[vm_id] = msgspec.structs.replace(record, spec=spec)
+        return self.records[vm_id]
+
+    async def touch(self, vm_id: str) -> VMRecord:
+        self.touched.append(vm_id)
+        return self.records[vm_id]
+
+    def _become(self, vm_id: str, state: VMState) -> VMRecord:
+        self.records[vm_id] = msgspec.structs.replace(self.records[vm_id], state=state)
+        return self.records[vm_id]
+
+    def add(self, name: str, *, state: VMState = VMState.RUNNING, auto_remove: bool = False) -> VMId:
+        """A VM that is simply there."""
+        vm_id = new_vm_id()
+        folder = Path(self.vms_dir) / vm_id
+        folder.mkdir(parents=True)
+        self.records[vm_id] = VMRecord(
+            id=vm_id,
+            name=name,
+            image_id=IMAGE_ID,
+            state=state,
+            created_at=LONG_AGO,
+            updated_at=LONG_AGO,
+            last_touched_at=LONG_AGO,
+            spec=VMSpec(),
+            auto_remove=auto_remove,
+            runtime=VMRuntime(
+                guest_ip="172.16.0.9",
+                vm_dir=str(folder),
+                vsock_path=str(folder / "v.sock"),
+                dns_name=f"{name}.vm",
+            ),
+        )
+        return vm_id
+
+
+class FakeImages:
+    def __init__(self) -> None:
+        self.images = [
+            Image(
+                id=IMAGE_ID,
+                name="debian-bookworm",
+                created_at=LONG_AGO,
+                updated_at=LONG_AGO,
+                build_size=2 << 30,
+            )
+        ]
+
+    def list(self) -> Sequence[Image]:
+        return self.images
+
+    def resolve(self, reference: str) -> Image:
+        found = resolve(reference, [(image.id, image.name) for image in self.images], what="image")
+        return next(image for image in self.images if image.id == found)
+
+
+class FakeKernels:
+    def list(self) -> Sequence[Kernel]:
+        return [
+            Kernel(
+                name="debian-6.1",
+                distro="debian",
+                arch="x86_64",
+                kernel_version="6.1.0-40-cloud-amd64",
+                sha256="cd" * 32,
+                source="archive",
+                imported_at=LONG_AGO,
+            )
+        ]
+
+
+class FakeWorld:
+    """One instance's services. `compose` is what the daemon is started with; `closed` counts close()."""
+
+    def __init__(self, paths: Paths) -> None:
+        self.vms = FakeVMs(paths.vms_dir)
+        self.images = FakeImages()
+        self.kernels = FakeKernels()
+        self.closed = 0
+
+    async def compose(self, _paths: Paths, _settings: Settings) -> Services:
+        return Services(
+            instance="00112233aabbccdd",
+            vms=self.vms,
+            images=self.images,
+            kernels=self.kernels,
+            close=self._close,
+        )
+
+    async def _close(self) -> None:
+        self.closed += 1
