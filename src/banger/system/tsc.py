@@ -24,7 +24,7 @@ def measure_tsc_khz() -> int:
         return 0
     page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     page.write(_RDTSC)
-    anchor = ctypes.c_char.from_buffer(page)
+    anchor = ctypes.c_char.from_buffer(page)  # keeps the page alive, and goes with it
     rdtsc = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(anchor))
 
     def sample() -> tuple[int, int]:
@@ -42,8 +42,6 @@ def measure_tsc_khz() -> int:
     first_ns, first_ticks = sample()
     time.sleep(_BASELINE_S)
     last_ns, last_ticks = sample()
-    del rdtsc, anchor
-    page.close()
     return (last_ticks - first_ticks) * 1_000_000 // (last_ns - first_ns)
 
 

@@ -1,0 +1,72 @@
+"""Which machine monitor new VMs get: Firecracker where KVM runs stock kernels, else QEMU.
+
+Called by the daemon's composition root at first need; cheap to keep, not cheap to repeat (two programs'
+versions and a probe guest). Leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from banger.config.settings import Settings
+from banger.errors import BangerError, ErrorCode
+from banger.system.kvm import KvmStatus, kvm_status
+from banger.vmm.firecracker.driver import FirecrackerMonitor, find_firecracker
+from banger.vmm.protocol import Monitor
+from banger.vmm.qemu.driver import BridgeFinder, find_qemu
+
+INSTALL_QEMU = "install QEMU (on Debian or Ubuntu: sudo apt install qemu-system-x86)"
+
+
+async def choose_monitor(
+    settings: Settings, bridge: BridgeFinder, *, kvm: Callable[[], Awaitable[KvmStatus]] = kvm_status
+) -> Monitor:
+    """settings.vmm: auto, firecracker or qemu. bridge: asked for vhost-device-vsock when QEMU first
+    launches. Raises HOST_UNSUITABLE with what to install, MONITOR_FAILED where a program is broken."""
+    status = await kvm()
+    if settings.vmm != "qemu":
+        firecracker = await _firecracker(settings, status)
+        if firecracker is not None:
+            return firecracker
+    qemu = await find_qemu(settings.qemu_bin, bridge, kvm_usable=status.usable)
+    if qemu is not None:
+        return qemu
+    if settings.qemu_bin:
+        raise _unsuitable(
+            f"there is no QEMU at {settings.qemu_bin}", "set qemu_bin in config.toml to its path"
+        )
+    if settings.vmm == "qemu":
+        raise _unsuitable("QEMU is not installed on this host", INSTALL_QEMU)
+    if status.usable:
+        raise _unsuitable(
+            "no machine monitor is installed on this host", f"install Firecracker, or {INSTALL_QEMU}"
+        )
+    raise _unsuitable(
+        f"this host cannot run VMs as it is: {status.reason}, and QEMU is missing", INSTALL_QEMU
+    )
+
+
+async def _firecracker(settings: Settings, status: KvmStatus) -> FirecrackerMonitor | None:
+    """The one to use, or None for "take QEMU". Asked for by name it is used even where KVM is no good:
+    its interface works there all the same."""
+    forced = settings.vmm == "firecracker"
+    if not forced and not status.usable:
+        return None
+    found = await find_firecracker(settings.firecracker_bin, kvm_usable=status.usable)
+    if found is not None:
+        if forced and not status.openable:
+            raise _unsuitable(
+                f"Firecracker needs KVM: {status.reason}", 'enable virtualisation, or set vmm = "qemu"'
+            )
+        return found
+    if settings.firecracker_bin:
+        raise _unsuitable(
+            f"there is no Firecracker at {settings.firecracker_bin}", "set firecracker_bin in config.toml"
+        )
+    if forced:
+        raise _unsuitable("Firecracker is not installed on this host", 'put it on PATH, or set vmm = "auto"')
+    return None
+
+
+def _unsuitable(brief: str, hint: str) -> BangerError:
+    return BangerError(ErrorCode.HOST_UNSUITABLE, brief, hint=hint)
