@@ -3,7 +3,8 @@
 `Helper` is what the daemon's rooms call. helper/inprocess.py executes in the daemon's own process
 when that is root. Every operation is idempotent: making what is there as wanted, or removing
 what is not there, is no error. Everything made carries the mark of its instance and VM:
-a link's alias `banger:<instance>:<vm id or "-">:<role>`. `instance` is 16 hex digits, kept in the state folder.
+a link's alias `banger:<instance>:<vm id or "-">:<role>`. `instance` is 16 hex digits, kept in the state
+folder.
 """
 
 from __future__ import annotations
@@ -72,6 +73,10 @@ class Helper(Protocol):
     async def mark_tap(self, name: str, *, vm_id: str) -> None: ...
 
     async def delete_tap(self, name: str) -> None: ...
+
+    async def list_links(self) -> tuple[ObservedLink, ...]:
+        """As in Observed.links, without the rest."""
+        ...
 
     async def apply_nft(self, ruleset: str) -> None: ...
 

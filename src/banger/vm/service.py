@@ -1,48 +1,276 @@
-"""VMService: the VMs' lifecycle. (contract; being written)"""
+"""VMService: who may do what to which VM, and when (SPEC §2).
+
+The one door of this room: daemon/ calls it, with ids that `resolve` gave. It holds the locks, keeps the
+records, and lets Lifecycle do the work. After a crash `open` brings store and host together again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
 
 from banger.api.requests import CreateVM, KillVM, SetVM
-from banger.model.progress import Progress
-from banger.model.records import VMRecord, VMStats
+from banger.errors import BangerError, ErrorCode
+from banger.model.defaults import HostCapacity, resolve_spec, spec_line, validate_spec
+from banger.model.ids import new_vm_id
+from banger.model.names import generate_name, validate_name
+from banger.model.progress import Progress, ProgressEvent, no_progress
+from banger.model.records import VMRecord, VMRuntime, VMSpec, now
+from banger.model.references import resolve
+from banger.model.states import VMState
+from banger.network.addresses import lowest_free
+from banger.vm.lifecycle import CLEANUP_DEADLINE_S, Lifecycle
+from banger.vm.live import LiveMachines
+from banger.vm.locks import VMLocks, finish
+from banger.vm.reconcile import Reconciler
+from banger.vm.services import Services
+from banger.vm.signals import parse_signal
+from banger.vm.start import remove_sockets
+from banger.vm.steps import CrashPoint, no_crash
+from banger.vm.subject import Subject
+from banger.vm.watch import ExitWatch
+from banger.vmm.protocol import API_SOCKET, CONSOLE_LOG, METRICS_FILE, VSOCK_SOCKET
+
+log = logging.getLogger(__name__)
+
+GUEST_CID = 3  # behind a Unix socket per VM every guest can be CID 3
 
 
-class VMServiceContract(Protocol):
-    """What daemon/ calls. All references were given by a client; resolve() turns them into records."""
+class VMService:
+    def __init__(self, services: Services, *, crash_point: CrashPoint = no_crash) -> None:
+        self._services = services
+        self._table = services.table
+        self._locks = VMLocks()
+        self._reserving = asyncio.Lock()
+        self._live = LiveMachines(self._machine_ended)
+        self._lifecycle = Lifecycle(services, self._live, crash_point=crash_point)
+        self._exits = ExitWatch(self._lifecycle)
+        self._reconciler = Reconciler(services, lifecycle=self._lifecycle, live=self._live)
 
     async def open(self) -> None:
-        """Reconcile store and host; then background loops may run."""
-        ...
+        """Reconcile store and host. Raises only what makes the daemon useless."""
+        await self._reconciler.run(self._subject)
 
     async def close(self) -> None:
         """Let go of everything; VMs run on."""
-        ...
+        await self._live.close()
 
-    def list(self) -> Sequence[VMRecord]: ...
+    # what there is
+
+    def list(self) -> list[VMRecord]:
+        return self._table.list()
 
     def resolve(self, reference: str) -> VMRecord:
         """Full id, else exact name, else unique id prefix; NOT_FOUND or AMBIGUOUS otherwise."""
-        ...
+        records = {record.id: record for record in self._table.list()}
+        return records[resolve(reference, [(r.id, r.name) for r in records.values()], what="VM")]
 
-    async def create(self, request: CreateVM, progress: Progress) -> VMRecord: ...
+    # what can be done
 
-    async def start(self, vm_id: str, progress: Progress) -> VMRecord: ...
+    async def create(self, request: CreateVM, progress: Progress) -> VMRecord:
+        """An invalid request leaves no row, a cancelled one nothing, a failed start an `error` VM."""
+        if request.name:
+            validate_name(request.name)
+        spec = self._spec(request)
+        progress(ProgressEvent(step="spec", message=spec_line(spec)))
+        self._warn_memory(spec, progress)
+        image = await self._services.images.resolve(
+            request.image or self._services.settings.default_image_name, progress
+        )
+        await self._services.disks.check_space()
+        record = await self._reserve(request, spec=spec, image_id=image.id)
+        if not request.start:
+            return record
+        try:
+            return await self.start(record.id, progress)
+        except asyncio.CancelledError:
+            await finish(self.delete(record.id, no_progress), deadline_s=2 * CLEANUP_DEADLINE_S)
+            raise
 
-    async def stop(self, vm_id: str, progress: Progress) -> VMRecord: ...
+    async def start(self, vm_id: str, progress: Progress) -> VMRecord:
+        async with self._hold(vm_id) as subject, self._locks.abortable(vm_id, subject.name):
+            await self._lifecycle.start(subject, progress)
+            return subject.record
 
-    async def kill(self, vm_id: str, request: KillVM, *, progress: Progress) -> VMRecord: ...
+    async def stop(self, vm_id: str, progress: Progress) -> VMRecord:
+        async with self._hold(vm_id) as subject, self._locks.abortable(vm_id, subject.name):
+            await self._lifecycle.stop(subject, progress)
+            return subject.record
 
-    async def restart(self, vm_id: str, progress: Progress) -> VMRecord: ...
+    async def restart(self, vm_id: str, progress: Progress) -> VMRecord:
+        """Stop and start under one lock."""
+        async with self._hold(vm_id) as subject, self._locks.abortable(vm_id, subject.name):
+            await self._lifecycle.stop(subject, progress)
+            await self._lifecycle.start(subject, progress)
+            return subject.record
 
-    async def delete(self, vm_id: str, progress: Progress) -> VMRecord: ...
+    async def kill(self, vm_id: str, request: KillVM, *, progress: Progress) -> VMRecord:
+        signum = parse_signal(request.signal)
+        self._locks.abort(vm_id, "kill")
+        async with self._hold(vm_id) as subject:
+            await self._lifecycle.kill(subject, signum, progress=progress)
+            return subject.record
 
-    async def set(self, vm_id: str, request: SetVM, *, progress: Progress) -> VMRecord: ...
+    async def delete(self, vm_id: str, progress: Progress) -> VMRecord:
+        """End it if alive, tear down, forget it. What cannot be removed keeps the row, and is the error."""
+        self._locks.abort(vm_id, "delete")
+        async with self._hold(vm_id) as subject:
+            progress(ProgressEvent(step="delete", message=f"deleting {subject.name}"))
+            await self._lifecycle.tear_down(subject, VMState.STOPPED, last_error=None)
+            await asyncio.to_thread(remove_folder, subject.vm_dir)
+            await self._table.delete(vm_id)
+        if not self._table.list():
+            await self._services.network.shutdown_if_unused()
+        else:
+            self._services.network.warm()
+        return subject.record
+
+    async def set(self, vm_id: str, request: SetVM, *, progress: Progress) -> VMRecord:
+        """Change the spec; what cannot change live applies at the next start, which is said."""
+        async with self._hold(vm_id) as subject:
+            spec = subject.record.spec
+            size = request.work_disk_size_bytes
+            if size is not None and size < spec.work_disk_size_bytes:
+                raise BangerError(
+                    ErrorCode.INVALID_ARGUMENT, f"{subject.name}: a disk can grow, but not shrink"
+                )
+            changed = msgspec.structs.replace(
+                spec,
+                vcpu_count=spec.vcpu_count if request.vcpu_count is None else request.vcpu_count,
+                memory_mib=spec.memory_mib if request.memory_mib is None else request.memory_mib,
+                work_disk_size_bytes=spec.work_disk_size_bytes if size is None else size,
+                nat_enabled=spec.nat_enabled if request.nat is None else request.nat,
+            )
+            validate_spec(changed)
+            live = True
+            for capability in self._services.capabilities:
+                if changed != spec:
+                    live = await capability.apply_change(subject, changed) and live
+            await subject.change(lambda record: msgspec.structs.replace(record, spec=changed))
+            if changed != spec and self._lifecycle.alive(subject):
+                progress(ProgressEvent(step="set", message=f"{subject.name}: applies at the next start"))
+            return subject.record
 
     async def touch(self, vm_id: str) -> VMRecord:
-        """last_touched_at := now. For exec, shell, cp."""
-        ...
+        """last_touched_at := now."""
+        record = self._table.get(vm_id)
+        if record is None:
+            raise BangerError(ErrorCode.NOT_FOUND, f"no VM {vm_id[:12]}")
+        await self._table.touch(vm_id, now())
+        return record
 
-    async def stats(self, vm_id: str) -> VMStats: ...
+    def is_alive(self, record: VMRecord) -> bool:
+        return self._lifecycle.alive(self._subject(record))
+
+    def step_ids(self) -> tuple[str, ...]:
+        return tuple(self._lifecycle.step_ids())
+
+    # inside
+
+    def _subject(self, record: VMRecord) -> Subject:
+        return Subject(record, table=self._table, cache=self._services.cache)
+
+    @asynccontextmanager
+    async def _hold(self, vm_id: str) -> AsyncIterator[Subject]:
+        """The VM under its lock, read again now that nobody else changes it."""
+        async with self._locks.hold(vm_id):
+            record = self._table.get(vm_id)
+            if record is None:
+                raise BangerError(ErrorCode.NOT_FOUND, f"no VM {vm_id[:12]}: it was deleted meanwhile")
+            yield self._subject(record)
+
+    async def _machine_ended(self, vm_id: str, _how: object, said: str) -> None:
+        """The monitor has gone without our doing: poweroff, reboot, panic, crash."""
+        async with self._locks.hold(vm_id):
+            record = self._table.get(vm_id)
+            if record is None or record.state is not VMState.RUNNING:
+                return
+            subject = self._subject(record)
+            async with self._locks.abortable(vm_id, record.name):
+                await self._exits.handle(subject, said)
+
+    def _spec(self, request: CreateVM) -> VMSpec:
+        return resolve_spec(
+            self._services.settings.vm_defaults,
+            HostCapacity(cpus=os.cpu_count() or 0, memory_bytes=memory_bytes()),
+            vcpu_count=request.vcpu_count,
+            memory_mib=request.memory_mib,
+            work_disk_size_bytes=request.work_disk_size_bytes,
+            system_overlay_size_bytes=request.system_overlay_size_bytes,
+            nat=request.nat,
+        ).spec
+
+    def _warn_memory(self, spec: VMSpec, progress: Progress) -> None:
+        """When the memory promised to running VMs would pass the host's."""
+        promised = sum(r.spec.memory_mib for r in self._table.list() if r.state is VMState.RUNNING)
+        host_mib = memory_bytes() >> 20
+        if host_mib and promised + spec.memory_mib > host_mib:
+            progress(
+                ProgressEvent(
+                    step="warning",
+                    message=f"VMs are promised {promised + spec.memory_mib} MiB of the host's {host_mib}",
+                )
+            )
+
+    async def _reserve(self, request: CreateVM, *, spec: VMSpec, image_id: str) -> VMRecord:
+        """Name, address and row, under one short lock."""
+        services = self._services
+        async with self._reserving:
+            records = self._table.list()
+            taken = {record.name for record in records}
+            name = request.name or generate_name(taken)
+            if name in taken:
+                raise BangerError(
+                    ErrorCode.ALREADY_EXISTS,
+                    f"a VM named {name} exists already",
+                    hint=f"choose another name, or: banger vm delete {name}",
+                )
+            used = {record.runtime.guest_ip for record in records}
+            address = lowest_free(services.settings.bridge_ip, services.settings.cidr, used=used)
+            vm_id = new_vm_id()
+            vm_dir = services.paths.vm_dir(vm_id)
+            moment = now()
+            record = VMRecord(
+                id=vm_id,
+                name=name,
+                image_id=image_id,
+                state=VMState.CREATED,
+                created_at=moment,
+                updated_at=moment,
+                last_touched_at=moment,
+                spec=spec,
+                auto_remove=request.auto_remove,
+                init="" if request.init == "auto" else request.init,
+                runtime=VMRuntime(
+                    guest_ip=address,
+                    api_sock_path=f"{vm_dir}/{API_SOCKET}",
+                    vsock_path=f"{vm_dir}/{VSOCK_SOCKET}",
+                    vsock_cid=GUEST_CID,
+                    log_path=f"{vm_dir}/{CONSOLE_LOG}",
+                    metrics_path=f"{vm_dir}/{METRICS_FILE}",
+                    dns_name=f"{name}.vm",
+                    vm_dir=vm_dir,
+                    system_overlay_path=services.disks.overlay_path(vm_dir),
+                    work_disk_path=f"{vm_dir}/work.ext4",
+                ),
+            )
+            await self._table.insert(record)
+        return record
+
+
+def remove_folder(vm_dir: str) -> None:
+    """VM_DIR and all in it. Symlinks are removed, never followed."""
+    remove_sockets(vm_dir)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(vm_dir)
+
+
+def memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,41 @@
+"""Guests' addresses: pure arithmetic over the bridge's network."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection
+
+from banger.errors import ErrorCode
+from banger.network.errors import NetworkError
+
+MAC_PREFIX = "06:00"
+"""Locally administered, unicast; the four octets of the IPv4 address follow."""
+
+
+def bridge_network(bridge_ip: str, prefix: int) -> ipaddress.IPv4Network:
+    """The network that the bridge's address lies in. ValueError when either is none."""
+    return ipaddress.IPv4Network(f"{bridge_ip}/{prefix}", strict=False)
+
+
+def lowest_free(bridge_ip: str, prefix: int, *, used: Collection[str]) -> str:
+    """The lowest host address that is neither the bridge's nor in `used`; NO_ADDRESS when there is none."""
+    network = bridge_network(bridge_ip, prefix)
+    taken = {int(ipaddress.IPv4Address(address)) for address in used if address}
+    taken.add(int(ipaddress.IPv4Address(bridge_ip)))
+    first, last = int(network.network_address) + 1, int(network.broadcast_address) - 1
+    candidate = first
+    while candidate in taken:
+        candidate += 1
+    if candidate > last:
+        raise NetworkError(
+            f"all {last - first} guest addresses of {network} are taken",
+            code=ErrorCode.NO_ADDRESS,
+            hint="delete a VM (banger vm prune), or set a smaller cidr in config.toml",
+        )
+    return str(ipaddress.IPv4Address(candidate))
+
+
+def mac_of(address: str) -> str:
+    """172.16.0.2 → 06:00:ac:10:00:02."""
+    octets = ipaddress.IPv4Address(address).packed
+    return ":".join([MAC_PREFIX, *(f"{octet:02x}" for octet in octets)])

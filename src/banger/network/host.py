@@ -1,0 +1,103 @@
+"""HostNetwork: the instance's bridge and its taps (SPEC §4). NAT and names come with their issue.
+
+The one door of this room. A tap's name is chosen first and made after, so that the caller can record it
+in between. All kernel work goes through the helper. After a crash bridge and taps stay; they carry the
+instance's mark and reconcile finds them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection
+
+from banger.config.settings import Settings
+from banger.helper.interface import Helper
+from banger.model.ids import short_id
+from banger.network.pool import TapPool, pool_index
+
+log = logging.getLogger(__name__)
+
+TAP_PREFIX = "tap-fc-"
+
+
+class HostNetwork:
+    def __init__(self, helper: Helper, settings: Settings) -> None:
+        self._helper = helper
+        self._settings = settings
+        self._pool = TapPool(settings.tap_pool_size, make=self._make_idle, delete=helper.delete_tap)
+        self._bridge_ready = False
+        self._preparing = asyncio.Lock()
+        self._used: set[str] = set()
+
+    async def prepare(self) -> None:
+        """The bridge is there, up, with its address. Cheap once it is; raises when the name is another's."""
+        async with self._preparing:
+            if self._bridge_ready:
+                return
+            settings = self._settings
+            await self._helper.ensure_bridge(
+                settings.bridge_name, address=settings.bridge_ip, prefix=settings.cidr
+            )
+            self._bridge_ready = True
+        self._pool.warm()
+
+    def seed(self, taps: Collection[str]) -> None:
+        """At daemon start: the names of all taps that exist, whosever they are."""
+        self._pool.seed(taps)
+        self._used.update(taps)
+
+    def pool_taps(self) -> frozenset[str]:
+        return self._pool.names()
+
+    def choose_tap(self, vm_id: str) -> str:
+        """A pool tap, else a free name for one to be made. Nothing on the host changes."""
+        name = self._pool.take()
+        if name is None:
+            name = f"{TAP_PREFIX}{short_id(vm_id)}"
+            number = 0
+            while name in self._used:  # 15 bytes are all a link's name may have
+                number += 1
+                name = f"{TAP_PREFIX}{vm_id[: 7 - len(str(number))]}{number}"
+        self._used.add(name)
+        return name
+
+    async def make_tap(self, name: str, vm_id: str) -> None:
+        """Make the chosen tap, or mark the pool's as this VM's."""
+        if pool_index(name) is not None:
+            await self._helper.mark_tap(name, vm_id=vm_id)
+        else:
+            await self._helper.create_tap(name, bridge=self._settings.bridge_name, vm_id=vm_id)
+
+    async def release_tap(self, name: str, vm_id: str) -> None:
+        """Back to the pool, or deleted. Idempotent; a name that is now another's is left alone."""
+        link = next((link for link in await self._helper.list_links() if link.name == name), None)
+        if link is None or link.vm_id != vm_id:
+            self._used.discard(name)
+            return
+        if pool_index(name) is not None and not link.carrier:
+            await self._helper.mark_tap(name, vm_id="")
+            if self._pool.put_back(name):
+                return
+        await self._helper.delete_tap(name)
+        self._used.discard(name)
+
+    def warm(self) -> None:
+        """Fill the pool up in the background, where the bridge is up."""
+        if self._bridge_ready:
+            self._pool.warm()
+
+    async def shutdown_if_unused(self) -> None:
+        """The last VM is gone: pool and bridge go too."""
+        async with self._preparing:
+            await self._pool.drain()
+            await self._helper.delete_bridge(self._settings.bridge_name)
+            self._bridge_ready = False
+
+    async def close(self) -> None:
+        """The daemon ends: stop warming. What VMs use stays; idle taps go, they are made again quickly."""
+        await self._pool.close()
+        await self._pool.drain()
+
+    async def _make_idle(self, name: str) -> None:
+        await self._helper.create_tap(name, bridge=self._settings.bridge_name, vm_id="")

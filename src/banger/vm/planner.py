@@ -1,0 +1,306 @@
+"""The planner: one pure function from (store, handles, what the host shows) to what should be done.
+
+Startup reconcile, `host audit`, the leak check and the crash tests all use `plan`. It touches nothing,
+asks nothing and knows no time: everything it judges is in the World it is given.
+A finding with `fix` can be put right by vm/executor.py; one without is reported and left alone, because
+it carries banger's names but not this instance's mark.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from banger.helper.interface import Observed, ObservedLink, ObservedProcess
+from banger.model.records import ProcessIdentity, VMHandles, VMRecord, VMRuntime
+from banger.model.states import CLAIMS_LIFE, VMState
+
+MONITOR_ROLE = "monitor"
+TAP_NAMES = ("tap-fc-", "tap-pool-")
+
+
+class Fix(StrEnum):
+    DELETE_TAP = "delete_tap"
+    DELETE_BRIDGE = "delete_bridge"
+    DETACH_LOOP = "detach_loop"
+    REMOVE_DM = "remove_dm"
+    KILL_PROCESS = "kill_process"
+    DELETE_NFT_TABLE = "delete_nft_table"
+    REMOVE_FILE = "remove_file"
+    REMOVE_FOLDER = "remove_folder"
+    NONE = ""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something on the host that should not be, or should be otherwise."""
+
+    kind: str  # tap bridge loop dm process nft socket folder mount
+    name: str
+    problem: str
+    vm_id: str = ""
+    fix: Fix = Fix.NONE
+    extra: str = ""  # what the fix needs besides: a loop's backing file, a dm's uuid
+    process: ProcessIdentity | None = None
+
+
+class VMView(msgspec.Struct, frozen=True, kw_only=True):
+    """One VM as store and scratch know it. busy: an operation holds its lock, so it is not judged."""
+
+    record: VMRecord
+    scratch: VMHandles = VMHandles()
+    live_processes: tuple[ProcessIdentity, ...] = ()  # of the scratch's, those verified to run now
+    busy: bool = False
+
+
+class World(msgspec.Struct, frozen=True, kw_only=True):
+    instance: str
+    vms: tuple[VMView, ...]
+    observed: Observed
+    bridge_name: str
+    vms_dir: str
+    images_dir: str
+    pool_taps: frozenset[str] = frozenset()
+    nft_table: str = ""  # of this instance; "" when it should have none
+
+
+class Verdict(StrEnum):
+    KEEP = "keep"  # running and alive: adopt it
+    CLEAN = "clean"  # dead, or caught in a start or stop: tear down with the recovered handles
+    REST = "rest"  # nothing claims life and nothing is there
+
+
+class VMPlan(msgspec.Struct, frozen=True, kw_only=True):
+    vm_id: str
+    verdict: Verdict
+    handles: VMHandles
+    why: str = ""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    vms: tuple[VMPlan, ...]
+    findings: tuple[Finding, ...]
+
+
+def plan(world: World) -> Plan:
+    vms = tuple(_judge(world, view) for view in world.vms if not view.busy)
+    return Plan(vms=vms, findings=tuple(_findings(world, {p.vm_id: p for p in vms})))
+
+
+def mirror_handles(runtime: VMRuntime, boot_id: str) -> VMHandles:
+    """The teardown mirror as handles; it knows no processes."""
+    return VMHandles(
+        boot_id=boot_id,
+        tap_device=runtime.tap_device,
+        base_loop=runtime.base_loop,
+        cow_loop=runtime.cow_loop,
+        dm_name=runtime.dm_name,
+        dm_dev=runtime.dm_dev,
+    )
+
+
+def recover(world: World, view: VMView) -> VMHandles:
+    """A VM's handles: a live process wins over scratch, scratch over mirror, and what the host shows
+    fills what is missing. A scratch file of another boot is void."""
+    record, observed = view.record, world.observed
+    valid = view.scratch.boot_id == observed.boot_id and not view.scratch.is_empty()
+    base = view.scratch if valid else mirror_handles(record.runtime, observed.boot_id)
+    processes = view.live_processes if valid else ()
+    if not any(p.role == MONITOR_ROLE for p in processes):
+        found = _processes_of(world, record.id)
+        processes = (*found, *(p for p in processes if p.role not in {f.role for f in found}))
+    tap = base.tap_device or next(
+        (link.name for link in observed.links if _is_our_tap(world, link) and link.vm_id == record.id), ""
+    )
+    dm = next((d for d in observed.dms if d.uuid == f"BANGER-{world.instance}-{record.id}"), None)
+    folder = f"{world.vms_dir}/{record.id}/"
+    cow = next((loop.device for loop in observed.loops if loop.backing_file.startswith(folder)), "")
+    return VMHandles(
+        boot_id=observed.boot_id,
+        processes=processes,
+        tap_device=tap,
+        base_loop=base.base_loop,
+        cow_loop=base.cow_loop or cow,
+        dm_name=base.dm_name or (dm.name if dm else ""),
+        dm_dev=base.dm_dev or (dm.device if dm else ""),
+    )
+
+
+def _judge(world: World, view: VMView) -> VMPlan:
+    record = view.record
+    handles = recover(world, view)
+    alive = any(p.role == MONITOR_ROLE for p in handles.processes)
+    if record.state is VMState.RUNNING and alive:
+        return VMPlan(vm_id=record.id, verdict=Verdict.KEEP, handles=handles)
+    if record.state is VMState.RUNNING:
+        return VMPlan(
+            vm_id=record.id,
+            verdict=Verdict.CLEAN,
+            handles=handles,
+            why="the machine was not running any more when the daemon started",
+        )
+    if record.state in CLAIMS_LIFE:
+        why = f"the daemon ended while the VM was {record.state.value}"
+        return VMPlan(vm_id=record.id, verdict=Verdict.CLEAN, handles=handles, why=why)
+    if not handles.is_empty():
+        return VMPlan(vm_id=record.id, verdict=Verdict.CLEAN, handles=handles)
+    return VMPlan(vm_id=record.id, verdict=Verdict.REST, handles=handles)
+
+
+def _processes_of(world: World, vm_id: str) -> tuple[ProcessIdentity, ...]:
+    """Processes whose working directory is this VM's folder, the newest of each role."""
+    folder = f"{world.vms_dir}/{vm_id}"
+    newest: dict[str, ProcessIdentity] = {}
+    for process in world.observed.processes:
+        if process.cwd != folder:
+            continue
+        identity = process.identity
+        known = newest.get(identity.role)
+        if known is None or identity.start_time > known.start_time:
+            newest[identity.role] = identity
+    return tuple(sorted(newest.values(), key=lambda p: p.role != MONITOR_ROLE))
+
+
+def _is_our_tap(world: World, link: ObservedLink) -> bool:
+    return link.kind == "tap" and link.instance == world.instance
+
+
+def _findings(world: World, plans: dict[str, VMPlan]) -> list[Finding]:
+    """Objects that no kept VM explains. VMs that are busy explain everything that names them."""
+    known = {view.record.id for view in world.vms}
+    busy = {view.record.id for view in world.vms if view.busy}
+    kept = {p.vm_id: p.handles for p in plans.values() if p.verdict is Verdict.KEEP}
+    found: list[Finding] = []
+    found += _link_findings(world, kept=kept, busy=busy, known=known)
+    found += _disk_findings(world, kept=kept, busy=busy)
+    found += [f for p in world.observed.processes if (f := _process_finding(world, p, kept=kept, busy=busy))]
+    for path in world.observed.sockets:
+        owner = _owner(world, path)
+        if owner not in kept and owner not in busy:
+            found.append(_of_file(world, path, "socket", known=known))
+    for name in world.observed.vm_dirs:
+        if name not in known:
+            found.append(
+                Finding(
+                    kind="folder",
+                    name=f"{world.vms_dir}/{name}",
+                    problem="the folder of a VM that the store does not know",
+                    fix=Fix.REMOVE_FOLDER,
+                )
+            )
+    for table in world.observed.nft_tables:
+        if table != world.nft_table:
+            found.append(Finding(kind="nft", name=table, problem="no VM needs it", fix=Fix.DELETE_NFT_TABLE))
+    for mount in world.observed.mounts:
+        found.append(Finding(kind="mount", name=mount, problem="banger mounts nothing on the host"))
+    return found
+
+
+def _link_findings(
+    world: World, *, kept: dict[str, VMHandles], busy: set[str], known: set[str]
+) -> list[Finding]:
+    found: list[Finding] = []
+    for link in world.observed.links:
+        if link.instance and link.instance != world.instance:
+            continue
+        if not link.instance:
+            if link.name == world.bridge_name or link.name.startswith(TAP_NAMES):
+                found.append(
+                    Finding(kind=link.kind, name=link.name, problem="has banger's name, but not its mark")
+                )
+            continue
+        if link.kind == "bridge":
+            if link.name != world.bridge_name or not (known or world.pool_taps):
+                found.append(
+                    Finding(kind="bridge", name=link.name, problem="no VM needs it", fix=Fix.DELETE_BRIDGE)
+                )
+            continue
+        if link.name in world.pool_taps or link.vm_id in busy:
+            continue
+        if link.vm_id in kept and kept[link.vm_id].tap_device == link.name:
+            if link.master != world.bridge_name:
+                found.append(
+                    Finding(
+                        kind="tap",
+                        name=link.name,
+                        problem=f"is not a port of {world.bridge_name}",
+                        vm_id=link.vm_id,
+                    )
+                )
+            continue
+        problem = "belongs to no VM" if link.vm_id not in known else "its VM does not use it"
+        found.append(
+            Finding(kind="tap", name=link.name, problem=problem, vm_id=link.vm_id, fix=Fix.DELETE_TAP)
+        )
+    return found
+
+
+def _disk_findings(world: World, *, kept: dict[str, VMHandles], busy: set[str]) -> list[Finding]:
+    found: list[Finding] = []
+    used_loops = {loop for h in kept.values() for loop in (h.base_loop, h.cow_loop) if loop}
+    mark = f"BANGER-{world.instance}-"
+    for dm in world.observed.dms:
+        if not dm.uuid.startswith("BANGER-"):
+            found.append(Finding(kind="dm", name=dm.name, problem="has banger's name, but not its mark"))
+            continue
+        if not dm.uuid.startswith(mark):
+            continue
+        vm_id = dm.uuid.removeprefix(mark)
+        if vm_id in busy or (vm_id in kept and kept[vm_id].dm_name == dm.name):
+            continue
+        found.append(
+            Finding(
+                kind="dm",
+                name=dm.name,
+                problem="belongs to no running VM",
+                vm_id=vm_id,
+                fix=Fix.REMOVE_DM,
+                extra=dm.uuid,
+            )
+        )
+    for loop in world.observed.loops:
+        if loop.device in used_loops or busy:
+            # a base loop is over the image: which busy VM it is of cannot be told until that is done
+            continue
+        found.append(
+            Finding(
+                kind="loop",
+                name=loop.device,
+                problem=f"over {loop.backing_file}, used by no running VM",
+                vm_id=_owner(world, loop.backing_file),
+                fix=Fix.DETACH_LOOP,
+                extra=loop.backing_file,
+            )
+        )
+    return found
+
+
+def _process_finding(
+    world: World, process: ObservedProcess, *, kept: dict[str, VMHandles], busy: set[str]
+) -> Finding | None:
+    owner = _owner(world, process.cwd + "/")
+    if owner in busy:
+        return None
+    if owner in kept and process.identity in kept[owner].processes:
+        return None
+    name = process.argv[0].rsplit("/", 1)[-1] if process.argv else "?"
+    return Finding(
+        kind="process",
+        name=f"{process.identity.pid} ({name})",
+        problem="runs for no VM that should run",
+        vm_id=owner,
+        fix=Fix.KILL_PROCESS,
+        process=process.identity,
+    )
+
+
+def _of_file(world: World, path: str, kind: str, *, known: set[str]) -> Finding:
+    owner = _owner(world, path)
+    problem = "its VM does not run" if owner in known else "belongs to no VM"
+    return Finding(kind=kind, name=path, problem=problem, vm_id=owner, fix=Fix.REMOVE_FILE)
+
+
+def _owner(world: World, path: str) -> str:
+    """The VM id in a path below vms_dir, else ""."""
+    prefix = f"{world.vms_dir}/"
+    return path.removeprefix(prefix).split("/", 1)[0] if path.startswith(prefix) else ""

@@ -1,0 +1,117 @@
+"""Daemon start: store, scratch files and host are brought together again (SPEC §2, reconcile).
+
+Observe, plan, apply. A VM that runs is adopted, one that does not is torn down with what could be
+recovered of its handles; then marked objects that belong to no VM go. One VM's failure is logged
+and the others go on. `audit` is the same observation and plan with nothing applied.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from banger.errors import BangerError
+from banger.guest.ready import ReadyListener
+from banger.model.records import ProcessIdentity, VMHandles, VMRecord
+from banger.model.states import VMState
+from banger.system.process import is_same
+from banger.vm.executor import execute
+from banger.vm.handles import read_scratch
+from banger.vm.lifecycle import Lifecycle
+from banger.vm.live import LiveMachines
+from banger.vm.planner import Finding, Fix, Plan, Verdict, VMPlan, VMView, World, plan
+from banger.vm.services import Services
+from banger.vm.subject import Subject
+
+log = logging.getLogger(__name__)
+
+MakeSubject = Callable[[VMRecord], Subject]
+
+
+class Reconciler:
+    def __init__(self, services: Services, *, lifecycle: Lifecycle, live: LiveMachines) -> None:
+        self._services = services
+        self._lifecycle = lifecycle
+        self._live = live
+
+    async def run(self, make_subject: MakeSubject) -> None:
+        services = self._services
+        records = {record.id: record for record in services.table.list()}
+        views = tuple(self._scratch_view(record) for record in records.values())
+        decided = plan(await self._world(views))
+        for vm in decided.vms:
+            subject = make_subject(records[vm.vm_id])
+            try:
+                await self._apply(subject, vm)
+            except Exception:
+                log.exception("reconcile of %s failed; it goes on with the others", subject.name)
+        services.network.seed({link.name for link in await services.helper.list_links()})
+        findings = await self.audit(busy=lambda _vm_id: False)
+        # a folder that no row explains may hold somebody's disks: `host audit --fix` alone removes it
+        removable = [f for f in findings if f.fix and f.fix is not Fix.REMOVE_FOLDER]
+        await execute(removable, helper=services.helper, vms_dir=services.paths.vms_dir)
+        for finding in findings:
+            if finding not in removable:
+                log.warning("%s %s: %s", finding.kind, finding.name, finding.problem)
+
+    async def audit(self, *, busy: Callable[[str], bool]) -> list[Finding]:
+        """What the host shows and nothing explains, judged by this daemon's own handles."""
+        services = self._services
+        views = []
+        for record in services.table.list():
+            handles = services.cache.get(record.id)
+            views.append(self._view(record, handles, busy=busy(record.id)))
+        decided: Plan = plan(await self._world(tuple(views)))
+        return list(decided.findings)
+
+    async def fix(self, findings: list[Finding]) -> list[tuple[Finding, BaseException]]:
+        return await execute(findings, helper=self._services.helper, vms_dir=self._services.paths.vms_dir)
+
+    async def _world(self, views: tuple[VMView, ...]) -> World:
+        services = self._services
+        return World(
+            instance=services.instance,
+            vms=views,
+            observed=await services.helper.observe(vms_dir=services.paths.vms_dir),
+            bridge_name=services.settings.bridge_name,
+            vms_dir=services.paths.vms_dir,
+            images_dir=services.paths.images_dir,
+            pool_taps=frozenset(services.network.pool_taps()),
+        )
+
+    def _scratch_view(self, record: VMRecord) -> VMView:
+        read = read_scratch(record.runtime.vm_dir)
+        if read.problem:
+            log.warning("%s: %s; using the mirror", record.name, read.problem)
+        return self._view(record, read.handles, busy=False)
+
+    def _view(self, record: VMRecord, handles: VMHandles, *, busy: bool) -> VMView:
+        live: tuple[ProcessIdentity, ...] = ()
+        if handles.boot_id == self._services.boot_id:
+            live = tuple(p for p in handles.processes if is_same(p))
+        return VMView(record=record, scratch=handles, live_processes=live, busy=busy)
+
+    async def _apply(self, subject: Subject, vm: VMPlan) -> None:
+        if vm.verdict is Verdict.REST:
+            return
+        subject.seed_handles(vm.handles)
+        if vm.verdict is Verdict.KEEP:
+            try:
+                await self._adopt(subject)
+                log.info("%s: found running, kept", subject.name)
+                return
+            except (BangerError, OSError) as error:
+                # it lives, so it is kept; without its control socket it can still be killed and deleted
+                log.warning("%s: found running, but not adopted: %s", subject.name, error)
+                return
+        state = subject.record.state
+        target = VMState.ERROR if state is VMState.ERROR else VMState.STOPPED
+        await self._lifecycle.tear_down(subject, target, last_error=vm.why or None)
+        log.info("%s: %s", subject.name, vm.why or "cleaned up")
+
+    async def _adopt(self, subject: Subject) -> None:
+        monitor = await self._services.find_monitor_of(subject.vm_dir)
+        machine = await monitor.adopt(subject.vm_dir, subject.handles.processes)
+        ready = ReadyListener(subject.vm_dir)
+        await ready.start()
+        self._live.add(subject.id, machine, ready)

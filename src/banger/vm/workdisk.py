@@ -1,0 +1,59 @@
+"""The work disk as a capability: /root of the guest, made once at its final size, kept over stop and start.
+
+Owns VM_DIR/work.ext4. Seeded from the image's work seed, with banger's public key authorised. Written to
+a temporary name and renamed, so that a crash leaves either no disk or a whole one.
+"""
+
+from __future__ import annotations
+
+import os
+
+from banger.errors import BangerError, ErrorCode
+from banger.guest.ssh import ensure_user_key
+from banger.image.initramfs import GuestFile
+from banger.image.seeds import make_work_disk
+from banger.image.service import ImageService
+from banger.model.records import Image, VMRecord, VMSpec
+from banger.system import ext4
+from banger.vm.capabilities import Capability, Contribution
+from banger.vm.subject import Subject
+from banger.vmm.protocol import Drive
+
+WORK_DISK = "work.ext4"
+
+
+class WorkDisk(Capability):
+    name = "work_disk"
+
+    def __init__(self, images: ImageService, *, ssh_key_path: str) -> None:
+        self._images = images
+        self._ssh_key_path = ssh_key_path
+
+    async def preflight(self, record: VMRecord) -> None:
+        path = record.runtime.work_disk_path
+        if os.path.lexists(path) and not os.path.isfile(path):
+            raise BangerError(ErrorCode.HOST_UNSUITABLE, f"{path} is there, but is no file")
+
+    async def prepare_host(self, subject: Subject, image: Image) -> None:
+        record = subject.record
+        path, wanted = record.runtime.work_disk_path, record.spec.work_disk_size_bytes
+        programs = await self._images.e2fsprogs()
+        if os.path.exists(path):
+            if os.path.getsize(path) < wanted:  # `vm set` grew it while the VM ran
+                await ext4.grow(path, size_bytes=wanted, programs=programs)
+            return
+        key = await ensure_user_key(self._ssh_key_path)
+        files = [
+            GuestFile(path=".ssh/authorized_keys", mode=0o600, content=f"{key.public_key}\n".encode()),
+            GuestFile(path=".hushlogin", mode=0o644, content=b""),
+        ]
+        await make_work_disk(
+            path, size_bytes=wanted, seed=image.work_seed_path or None, files=files, programs=programs
+        )
+
+    def contribute_machine(self, record: VMRecord) -> Contribution:
+        return Contribution(drives=(Drive(drive_id="work", path=WORK_DISK),))
+
+    async def apply_change(self, subject: Subject, spec: VMSpec) -> bool:
+        """Growing waits for the next start: the disk belongs to the guest until then."""
+        return spec.work_disk_size_bytes == subject.record.spec.work_disk_size_bytes
