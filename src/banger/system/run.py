@@ -14,7 +14,6 @@ import contextlib
 import logging
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 
 from banger.system.errors import CommandError, CommandTimeout, MissingProgram
 from banger.system.host_packages import package_of, search_path
+from banger.system.programs import find
 
 log = logging.getLogger("banger.run")
 
@@ -49,14 +49,9 @@ def clean_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
     return {"PATH": search_path(), "LANG": "C.UTF-8", **(env or {})}
 
 
-def find_program(program: str) -> str | None:
-    """The absolute path of a program (a bare name, or a path), or None."""
-    return shutil.which(program, path=search_path())
-
-
 def resolve_program(program: str) -> str:
     """The program's absolute path; MissingProgram (HOST_UNSUITABLE) where there is none."""
-    found = find_program(program)
+    found = find(program)
     if found is None:
         raise MissingProgram(program, package_of(program.rpartition("/")[2]))
     return found
