@@ -29,7 +29,10 @@ from banger.system.run import run
 
 log = logging.getLogger("banger.archive")
 
-KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+KEYRINGS = (
+    Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
+    Path("/usr/share/keyrings/debian-archive-keyring.pgp"),
+)
 MAX_INRELEASE = 4 << 20
 MAX_INDEX = 64 << 20
 MAX_INDEX_UNPACKED = 512 << 20
@@ -75,15 +78,11 @@ class Archive:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, downloads_dir: str | Path, *, mirror: str = "", keyring: Path = KEYRING
+        cls, downloads_dir: str | Path, *, mirror: str = "", keyring: Path | None = None
     ) -> AsyncIterator[Archive]:
         """mirror: settings.debian_mirror; "" takes the one that the host's apt uses."""
         directory = Path(downloads_dir)
-        if not keyring.is_file():
-            raise unsuitable(
-                f"Debian's archive keys are not on this host: no {keyring}",
-                hint="install the package debian-archive-keyring",
-            )
+        keyring = find_keyring((keyring,) if keyring else KEYRINGS)
         base = await asyncio.to_thread(sources.find_mirror, mirror)
         await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
         async with Fetcher(directory, proxies=await sources.apt_proxies()) as fetcher:
@@ -185,6 +184,17 @@ class Archive:
 
 OpenArchive = Callable[[], AbstractAsyncContextManager[Archive]]
 """How the services get a session when they need one (tests give another archive)."""
+
+
+def find_keyring(candidates: tuple[Path, ...] = KEYRINGS) -> Path:
+    """Debian's archive keys on this host; HOST_UNSUITABLE where they are not installed."""
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise unsuitable(
+        f"Debian's archive keys are not on this host: no {candidates[0]}",
+        hint="install the package debian-archive-keyring",
+    )
 
 
 def debian_architecture() -> str:

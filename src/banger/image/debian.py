@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from banger.errors import BangerError
 from banger.image import catalog, rootfs, sources
-from banger.image.archive import KEYRING
+from banger.image.archive import find_keyring
 from banger.image.rootfs import Rewritten, TreeFile
 from banger.image.staging import remove_tree
 from banger.model.progress import Progress, ProgressEvent
@@ -94,7 +94,13 @@ def find_security_mirror(suite: str, *, root: Path = Path("/")) -> str:
 
 
 def command(
-    image: catalog.DebianImage, *, mirror: str, security: str, architecture: str, proxies: sources.Proxies
+    image: catalog.DebianImage,
+    *,
+    mirror: str,
+    security: str,
+    architecture: str,
+    proxies: sources.Proxies,
+    keyring: Path,
 ) -> list[str]:
     """mmdebstrap's argv: the tar goes to stdout."""
     argv = [
@@ -104,7 +110,7 @@ def command(
         "--format=tar",
         f"--architectures={architecture}",
         "--components=main",
-        f"--keyring={KEYRING}",
+        f"--keyring={keyring}",
         f"--include={','.join(image.packages)}",
         "--dpkgopt=force-unsafe-io",  # what is built here is thrown away if the host crashes
     ]
@@ -135,6 +141,7 @@ async def build_tree(
         security=await asyncio.to_thread(find_security_mirror, image.suite),
         architecture=architecture,
         proxies=await sources.apt_proxies(),
+        keyring=find_keyring(),
     )
     env = {"TMPDIR": str(work), "HOME": str(work)}
     for name in ("http_proxy", "https_proxy", "no_proxy"):

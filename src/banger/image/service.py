@@ -25,7 +25,7 @@ from banger.errors import BangerError, ErrorCode
 from banger.image import catalog, debian, initramfs
 from banger.image.archive import debian_architecture
 from banger.image.errors import ImageError, from_os_error, invalid, not_found
-from banger.image.kernel import MODULES, VMLINUX, KernelService, link_kernel
+from banger.image.kernel import MODULES, VMLINUX, KernelService, check_kernel, link_kernel, read_kernel
 from banger.image.staging import exclusive, publish, remove_tree, require_space
 from banger.image.tools import ToolService
 from banger.model import references
@@ -86,7 +86,8 @@ class ImageService:
         return next(image for image in images if image.id == wanted)
 
     async def resolve(self, reference: str, progress: Progress = no_progress) -> Image:
-        """The image, built first when it is the catalog's and not here. Its files were found to be there."""
+        """The image, built first when it is the catalog's and not here; its files are there, its kernel
+        is the one that was recorded."""
         try:
             image = self.get(reference)
         except BangerError as error:
@@ -282,3 +283,7 @@ def _require_files(image: Image) -> None:
                 f"the image {image.name} is incomplete: {path} is missing",
                 hint=f"banger image delete {image.name}, then pull it again",
             )
+    folder = Path(image.artifact_dir)
+    kernel = read_kernel(folder) if image.artifact_dir else None
+    if kernel is not None:
+        check_kernel(folder, kernel)

@@ -44,7 +44,15 @@ Check = Callable[[Tool], Awaitable[bool]]
 class ToolService:
     """Tools by the name of their program. One instance per daemon; answers are remembered."""
 
-    def __init__(self, paths: Paths, settings: Settings, *, open_archive: OpenArchive | None = None) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        settings: Settings,
+        *,
+        open_archive: OpenArchive | None = None,
+        find: Callable[[str], str | None] = find,
+    ) -> None:
+        self._find = find
         self._root = Path(paths.tools_dir)
         self._open_archive = open_archive or (
             lambda: Archive.open(paths.downloads_dir, mirror=settings.debian_mirror)
@@ -65,8 +73,8 @@ class ToolService:
             raise not_found(f"banger does not know how to get the program {program}")
         check = CHECKS.get(entry.name, _runs)
         tool = None
-        host = find(entry.programs[0])
-        if host is not None and await check(Tool(host)) and (found := find(program)) is not None:
+        host = self._find(entry.programs[0])
+        if host is not None and await check(Tool(host)) and (found := self._find(program)) is not None:
             tool = Tool(found)
         if tool is None:
             folder = self._root / entry.name

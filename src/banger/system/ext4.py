@@ -17,9 +17,13 @@ from banger.errors import BangerError, ErrorCode
 from banger.system.errors import CommandError
 from banger.system.run import run
 
-FEATURES = "^resize_inode,^orphan_file,^metadata_csum_seed"
-"""Away from mke2fs's defaults: resize_inode reserves blocks for growing while mounted, which nobody does
-here; the other two need a kernel (5.15) and an e2fsprogs (1.47) that a user's own image may not have."""
+FEATURES = (
+    "none,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,"
+    "extra_isize,metadata_csum"
+)
+"""All that ext4 has by default but resize_inode, which reserves blocks for growing while mounted (nobody
+does that here), and orphan_file and metadata_csum_seed, which need a kernel (5.15) and an e2fsprogs
+(1.47) that a user's own image may not have. Named in full: mke2fs.conf is not read."""
 EXTENDED = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
 MIN_SIZE = 4 << 20
 
@@ -62,9 +66,9 @@ async def make(
     """
     if size_bytes < MIN_SIZE:
         raise BangerError(ErrorCode.INVALID_ARGUMENT, f"an ext4 of {size_bytes} bytes is too small")
-    argv = [programs.mke2fs, "-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-m", "0"]
+    argv = [programs.mke2fs, "-q", "-F", "-t", "ext4", "-b", "4096", "-i", "16384", "-I", "256", "-m", "0"]
     argv += ["-E", f"{EXTENDED},root_owner=0:0"]
-    argv += ["-O", FEATURES if journal else f"{FEATURES},^has_journal"]
+    argv += ["-O", f"{FEATURES},has_journal" if journal else FEATURES]
     if label:
         argv += ["-L", label]
     content: bytes | None = None
@@ -80,7 +84,7 @@ async def make(
     finally:
         os.close(descriptor)
     try:
-        # /dev/null: a host's own mke2fs.conf must not change what guests get
+        # an empty configuration: a host's own mke2fs.conf must not change what guests get
         await run(
             argv, timeout_s=timeout_s, env={**programs.env, "MKE2FS_CONFIG": "/dev/null"}, input=content
         )

@@ -1,0 +1,270 @@
+"""Kernel, tool and image services on the small archive: made once, checked, published whole."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+from pathlib import Path
+
+import lz4.block
+import msgspec
+import pytest
+
+from banger.config.paths import Paths, resolve_paths
+from banger.config.settings import Settings
+from banger.errors import BangerError, ErrorCode
+from banger.image import catalog
+from banger.image.archive import Archive, OpenArchive, debian_architecture
+from banger.image.compress import LZ4_LEGACY_MAGIC
+from banger.image.kernel import KernelService, write_kernel
+from banger.image.service import RECORD, ImageService
+from banger.image.tools import ToolService
+from banger.model.progress import ProgressEvent
+from banger.model.records import Image, Kernel, now
+from tests.artifacts import MemoryImages
+from tests.fakes.debian_archive import Entry, FakeArchive, make_deb
+from tests.fakes.kernels import make_bzimage, make_elf, make_module
+
+pytestmark = pytest.mark.anyio
+
+VERSION = "6.1.0-50-cloud-amd64"
+DEPMOD = b"""#!/bin/sh
+set -e
+[ "$1" = --version ] && exit 0
+[ "$1" = -b ]
+echo dep > "$2/lib/modules/$3/modules.dep"
+"""
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return resolve_paths({"BANGER_HOME": str(tmp_path / "home")})
+
+
+def opener(fake: FakeArchive, paths: Paths) -> OpenArchive:
+    return lambda: Archive.open(paths.downloads_dir, mirror=fake.base, keyring=fake.key.keyring)
+
+
+def tool_service(fake: FakeArchive, paths: Paths, host: dict[str, str] | None = None) -> ToolService:
+    return ToolService(paths, Settings(), open_archive=opener(fake, paths), find=(host or {}).get)
+
+
+def kernel_service(fake: FakeArchive, paths: Paths) -> KernelService:
+    return KernelService(paths, Settings(), tools=tool_service(fake, paths), open_archive=opener(fake, paths))
+
+
+def add_tools(fake: FakeArchive) -> None:
+    fake.add_deb("kmod", make_deb([Entry("./bin/kmod", DEPMOD, mode=0o755)]), suite="bookworm")
+    fake.add_deb("libkmod2", make_deb([Entry("./usr/lib/x/libkmod.so.2", b"")]), suite="bookworm")
+
+
+def add_kernel(fake: FakeArchive) -> bytes:
+    """A kernel in the archive, as Debian has it; returns its ELF."""
+    kernel = make_elf([(0x1000, b"code" * 999 + bytes(90_000), 100_000)], behind=b"symbols")
+    block = lz4.block.compress(kernel, store_size=False)
+    payload = struct.pack("<II", LZ4_LEGACY_MAGIC, len(block)) + block + struct.pack("<I", len(kernel))
+    architecture = debian_architecture()
+    real = f"linux-image-{VERSION}"
+    fake.add_deb(
+        f"linux-image-cloud-{architecture}", make_deb([]), suite="bookworm", depends=f"{real} (= 1.0-1)"
+    )
+    fake.add_deb(
+        real,
+        make_deb(
+            [
+                Entry(f"./boot/vmlinuz-{VERSION}", make_bzimage(payload)),
+                Entry(f"./boot/config-{VERSION}", b"CONFIG"),
+                Entry(f"./lib/modules/{VERSION}/kernel/a.ko", make_module("a")),
+                Entry(f"./lib/modules/{VERSION}/modules.builtin", b""),
+                Entry("./usr/share/doc/x", b""),
+            ]
+        ),
+        suite="bookworm",
+    )
+    add_tools(fake)
+    fake.publish("bookworm")
+    return kernel
+
+
+async def test_kernel_is_fetched_unpacked_and_recorded(archive: FakeArchive, paths: Paths) -> None:
+    kernel = add_kernel(archive)
+    service = kernel_service(archive, paths)
+    events: list[ProgressEvent] = []
+    assert service.list() == []
+    found = await service.ensure("debian-bookworm", events.append)
+    assert found.kernel_version == VERSION
+    assert found.source == f"linux-image-{VERSION} 1.0-1"
+    folder = service.folder("debian-bookworm")
+    assert (folder / "vmlinux").stat().st_size < len(kernel) - 80_000  # trimmed
+    assert (folder / "modules/kernel/a.ko").is_file()
+    assert (folder / "modules/modules.dep").read_text() == "dep\n"
+    assert sorted(path.name for path in folder.iterdir()) == ["kernel.json", "modules", "vmlinux"]
+    assert service.list() == [found] == [service.get("debian-bookworm")]
+    assert any(event.total for event in events)
+    archive.requests.clear()
+    assert await service.ensure("debian-bookworm") == found
+    assert archive.requests == []
+
+
+async def test_changed_kernel_is_refused(archive: FakeArchive, paths: Paths) -> None:
+    add_kernel(archive)
+    service = kernel_service(archive, paths)
+    await service.ensure("debian-bookworm")
+    vmlinux = service.folder("debian-bookworm") / "vmlinux"
+    os.utime(vmlinux)  # touched, but the same: hashed again, and good
+    await service.ensure("debian-bookworm")
+    with vmlinux.open("r+b") as file:
+        file.write(b"\x7fELX")
+    with pytest.raises(BangerError, match="not the kernel that was put there") as caught:
+        await service.ensure("debian-bookworm")
+    assert caught.value.code is ErrorCode.IMAGE_INVALID
+
+
+async def test_two_kernels_at_once_make_one(archive: FakeArchive, paths: Paths) -> None:
+    add_kernel(archive)
+    found = await asyncio.gather(
+        *(kernel_service(archive, paths).ensure("debian-bookworm") for _ in range(3))
+    )
+    assert found[0] == found[1] == found[2]
+    assert len([path for path, _ in archive.requests if path.endswith(f"{VERSION}_1.0-1_amd64.deb")]) == 1
+
+
+async def test_a_failed_fetch_leaves_no_kernel(archive: FakeArchive, paths: Paths) -> None:
+    add_kernel(archive)
+    deb = next(path for path in archive.files if VERSION in path)
+    archive.faults[deb] = "corrupt"
+    service = kernel_service(archive, paths)
+    with pytest.raises(BangerError):
+        await service.ensure("debian-bookworm")
+    assert service.list() == []
+    assert [path.name for path in Path(paths.kernels_dir).iterdir()] == [".lock-debian-bookworm"]
+    del archive.faults[deb]
+    await service.ensure("debian-bookworm")
+
+
+@pytest.mark.parametrize("name", ["unknown", "", "..", "a/b", ".lock-x"])
+async def test_unknown_kernels(archive: FakeArchive, paths: Paths, name: str) -> None:
+    with pytest.raises(BangerError) as caught:
+        await kernel_service(archive, paths).ensure(name)
+    assert caught.value.code is ErrorCode.NOT_FOUND
+
+
+async def test_a_tool_is_fetched_once(archive: FakeArchive, paths: Paths) -> None:
+    script = b"#!/bin/sh\necho tool 1\n"
+    archive.add_deb(
+        "vhost-device-vsock",
+        make_deb([Entry("./usr/bin/vhost-device-vsock", script, mode=0o755)]),
+        suite="forky",
+    )
+    archive.publish("forky")
+    tool = await tool_service(archive, paths).ensure_tool("vhost-device-vsock")
+    assert Path(tool.path).read_bytes() == script
+    assert tool.path.startswith(paths.tools_dir)
+    assert tool.env == {}
+    archive.requests.clear()
+    assert await tool_service(archive, paths).ensure_tool("vhost-device-vsock") == tool
+    assert archive.requests == []
+
+
+async def test_the_hosts_own_tool_wins(archive: FakeArchive, paths: Paths) -> None:
+    found = await tool_service(archive, paths, {"vhost-device-vsock": "/bin/true"}).ensure_tool(
+        "vhost-device-vsock"
+    )
+    assert found.path == "/bin/true"
+    assert archive.requests == []
+
+
+async def test_a_tool_that_does_not_run_here(archive: FakeArchive, paths: Paths) -> None:
+    script = b"#!/bin/sh\nexit 127\n"
+    archive.add_deb(
+        "vhost-device-vsock",
+        make_deb([Entry("./usr/bin/vhost-device-vsock", script, mode=0o755)]),
+        suite="forky",
+    )
+    archive.publish("forky")
+    with pytest.raises(BangerError, match="does not run on this host") as caught:
+        await tool_service(archive, paths, {"vhost-device-vsock": "/bin/false"}).ensure_tool(
+            "vhost-device-vsock"
+        )
+    assert caught.value.code is ErrorCode.HOST_UNSUITABLE
+    with pytest.raises(BangerError) as caught:
+        await tool_service(archive, paths).ensure_tool("emacs")
+    assert caught.value.code is ErrorCode.NOT_FOUND
+
+
+def publish_image(paths: Paths, name: str = "mine") -> Image:
+    """An image folder as a builder leaves it just before the store hears of it."""
+    image_id = f"{name:0<64}"
+    folder = Path(paths.images_dir, image_id)
+    folder.mkdir(parents=True)
+    vmlinux = make_elf([(0, b"x", 10)])
+    kernel = Kernel(
+        name="k", distro="d", arch="x86_64", kernel_version="6", sha256="", source="", imported_at=now()
+    )
+    write_kernel(folder, vmlinux, record=kernel)
+    (folder / "rootfs.ext4").write_bytes(b"")
+    image = Image(
+        id=image_id,
+        name=name,
+        created_at=now(),
+        updated_at=now(),
+        rootfs_path="rootfs.ext4",
+        kernel_path="vmlinux",
+    )
+    (folder / RECORD).write_bytes(msgspec.json.encode(image))
+    return image
+
+
+def image_service(fake: FakeArchive, paths: Paths, store: MemoryImages) -> ImageService:
+    return ImageService(
+        paths,
+        Settings(),
+        store=store,
+        kernels=kernel_service(fake, paths),
+        tools=tool_service(fake, paths),
+    )
+
+
+async def test_a_published_image_is_taken_into_the_store(archive: FakeArchive, paths: Paths) -> None:
+    published, store = publish_image(paths), MemoryImages()
+    service = image_service(archive, paths, store)
+    assert service.list() == []
+    found = await service.resolve("mine")
+    assert found.id == published.id
+    assert found.rootfs_path == f"{paths.images_dir}/{published.id}/rootfs.ext4"
+    assert service.list() == [found] == [service.get(published.id[:10])]
+    assert await service.resolve("mine") == found
+
+
+async def test_incomplete_and_unknown_images(archive: FakeArchive, paths: Paths) -> None:
+    published = publish_image(paths)
+    service = image_service(archive, paths, MemoryImages())
+    Path(paths.images_dir, published.id, "rootfs.ext4").unlink()
+    with pytest.raises(BangerError, match="is missing") as caught:
+        await service.resolve("mine")
+    assert caught.value.code is ErrorCode.IMAGE_INVALID
+    with pytest.raises(BangerError) as caught:
+        await service.resolve("other")
+    assert caught.value.code is ErrorCode.NOT_FOUND
+    assert "debian-bookworm" in (caught.value.hint or "")
+
+
+async def test_records_cannot_point_elsewhere(archive: FakeArchive, paths: Paths) -> None:
+    published = publish_image(paths)
+    record = Path(paths.images_dir, published.id, RECORD)
+    for bad in ("/etc/passwd", "../../x"):
+        record.write_bytes(msgspec.json.encode(msgspec.structs.replace(published, rootfs_path=bad)))
+        with pytest.raises(BangerError) as caught:
+            await image_service(archive, paths, MemoryImages()).resolve("mine")
+        assert caught.value.code is ErrorCode.NOT_FOUND
+
+
+def test_the_catalog_is_whole() -> None:
+    for name, image in catalog.IMAGES.items():
+        assert name == image.name
+        assert image.kernel in catalog.KERNELS
+        assert {"systemd-sysv", "openssh-server", "sudo", "git", "curl", "ca-certificates"} <= set(
+            image.packages
+        )
+    assert Settings().default_image_name in catalog.IMAGES
