@@ -1,0 +1,123 @@
+"""One connection to a guest's agent: reached through the VM's v.sock, speaking frames.
+
+Owned by whoever opened it, for one request. Everything has a deadline; what the guest sends is bounded
+by the wire's limits. Nothing is left behind on the host after a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass
+
+from banger.guest import wire
+from banger.guest.errors import GuestTimeout, GuestUnreachable
+from banger.guest.wire import Fields, Frame, WireError
+from banger.system import unix
+
+SOCKET = "v.sock"
+MAX_GREETING = 32
+BUFFER_BYTES = 256 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What an agent says of itself. features: names; one that is missing is not supported."""
+
+    version: int
+    features: frozenset[str]
+    agent: str
+    boot_id: str
+
+
+def parse_hello(payload: bytes) -> Hello:
+    """Raises WireError."""
+    fields = Fields(payload)
+    return Hello(
+        version=fields.number(wire.HELLO_VERSION),
+        features=frozenset(fields.text(wire.HELLO_FEATURES).split()),
+        agent=fields.text(wire.HELLO_AGENT, most=64),
+        boot_id=fields.text(wire.HELLO_BOOT_ID, most=64),
+    )
+
+
+class FrameStream:
+    """Frames over a connected socket, which it owns."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def over(cls, connected: socket.socket) -> FrameStream:
+        try:
+            reader, writer = await asyncio.open_unix_connection(sock=connected, limit=BUFFER_BYTES)
+        except BaseException:
+            connected.close()
+            raise
+        return cls(reader, writer)
+
+    async def read(self) -> Frame | None:
+        """The next frame, or None at the end of the stream. Raises WireError or OSError; no deadline."""
+        try:
+            header = await self.reader.readexactly(wire.WIRE_HEADER_BYTES)
+            length, frame_type = wire.decode_header(header)
+            return Frame(frame_type, await self.reader.readexactly(length))
+        except asyncio.IncompleteReadError as error:
+            if error.partial or error.expected != wire.WIRE_HEADER_BYTES:
+                raise WireError("the stream ends in the middle of a frame") from None
+            return None
+
+    async def write(self, data: bytes) -> None:
+        """Bytes of whole frames; waits while the guest takes none. Raises OSError."""
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def aclose(self) -> None:
+        """Close at once; what is buffered and unsent is dropped."""
+        self.writer.transport.abort()
+        try:
+            await self.writer.wait_closed()
+        except OSError:
+            pass  # it was broken already
+
+
+async def open_connection(vm_dir: str, *, timeout_s: float) -> tuple[FrameStream, Hello]:
+    """Connect to the agent of the VM in vm_dir and read its HELLO. Raises GuestUnreachable, GuestTimeout."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            stream = await FrameStream.over(
+                await unix.connect_async(f"{vm_dir}/{SOCKET}", timeout_s=timeout_s)
+            )
+            try:
+                await stream.write(f"CONNECT {wire.WIRE_AGENT_PORT}\n".encode())
+                await _read_greeting(stream.reader)
+                return stream, await _read_hello(stream)
+            except BaseException:
+                await stream.aclose()
+                raise
+    except TimeoutError as error:
+        raise GuestTimeout("answer", timeout_s) from error
+    except (OSError, WireError, asyncio.IncompleteReadError) as error:
+        raise GuestUnreachable("the guest's agent does not answer", details=repr(error)) from error
+
+
+async def _read_greeting(reader: asyncio.StreamReader) -> None:
+    """The monitor's `OK <n>\\n`; what follows it is the agent's."""
+    line = b""
+    while not line.endswith(b"\n"):
+        if len(line) >= MAX_GREETING:
+            raise WireError("the monitor's greeting is too long")
+        line += await reader.readexactly(1)
+    if not line.startswith(b"OK "):
+        raise WireError(f"the monitor answers {line!r}")
+
+
+async def _read_hello(stream: FrameStream) -> Hello:
+    frame = await stream.read()
+    if frame is None or frame.type != wire.FRAME_HELLO:
+        raise WireError("the agent does not say HELLO")
+    hello = parse_hello(frame.payload)
+    if hello.version < 1:
+        raise WireError("the agent speaks no version of the protocol")
+    return hello

@@ -1,0 +1,250 @@
+"""The agent's protocol: frames, fields, constants (ARCHITECTURE.md, "The agent's protocol").
+
+Pure bytes, no I/O; imports only struct, so that the CLI's own client may use it. The constants are those of
+agent/src/wire.h, name by name; a test compares the two. What comes from a guest is hostile: every length is
+checked before it is used, and WireError is all that malformed bytes can cause.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+WIRE_VERSION = 1
+WIRE_AGENT_PORT = 1024
+WIRE_HOST_PORT = 1025
+WIRE_HOST_CID = 2
+
+WIRE_HEADER_BYTES = 5
+WIRE_FIELD_HEADER_BYTES = 5
+WIRE_MAX_PAYLOAD = 65536
+WIRE_MAX_EXEC_PAYLOAD = 1048576
+WIRE_STDIN_WINDOW = 262144
+WIRE_MAX_ARGUMENTS = 4096
+
+FRAME_HELLO = 0x01
+FRAME_ERROR = 0x02
+FRAME_OK = 0x03
+FRAME_HEALTH = 0x10
+FRAME_EXEC = 0x11
+FRAME_SHUTDOWN = 0x12
+FRAME_SYNC = 0x13
+FRAME_TIME = 0x14
+FRAME_STDIN = 0x20
+FRAME_STDOUT = 0x21
+FRAME_STDERR = 0x22
+FRAME_EXIT = 0x23
+FRAME_RESIZE = 0x24
+FRAME_SIGNAL = 0x25
+FRAME_STARTED = 0x26
+FRAME_WINDOW = 0x27
+FRAME_READY = 0x30
+FRAME_ACK = 0x31
+FRAME_ENDING = 0x32
+
+HELLO_VERSION = 1
+HELLO_FEATURES = 2
+HELLO_AGENT = 3
+HELLO_BOOT_ID = 4
+
+ERROR_CODE = 1
+ERROR_MESSAGE = 2
+ERROR_ERRNO = 3
+
+HEALTH_UPTIME_S = 1
+HEALTH_PHASE = 2
+HEALTH_INIT = 3
+HEALTH_LOAD1_X100 = 4
+HEALTH_MEMORY_TOTAL_KIB = 5
+HEALTH_MEMORY_AVAILABLE_KIB = 6
+HEALTH_ROOT_TOTAL_BYTES = 7
+HEALTH_ROOT_FREE_BYTES = 8
+HEALTH_WORK_TOTAL_BYTES = 9
+HEALTH_WORK_FREE_BYTES = 10
+
+EXEC_ARGUMENT = 1
+EXEC_ENV = 2
+EXEC_CWD = 3
+EXEC_USER = 4
+EXEC_FLAGS = 5
+EXEC_ROWS = 6
+EXEC_COLS = 7
+EXEC_FLAG_TERMINAL = 1
+EXEC_FLAG_STDIN = 2
+
+SHUTDOWN_KIND = 1
+TIME_NANOSECONDS = 1
+EXIT_CODE = 1
+EXIT_SIGNAL = 2
+RESIZE_ROWS = 1
+RESIZE_COLS = 2
+SIGNAL_NUMBER = 1
+STARTED_PID = 1
+WINDOW_BYTES = 1
+ENDING_KIND = 1
+ENDING_MESSAGE = 2
+
+_HEADER = struct.Struct("<IB")
+_FIELD = struct.Struct("<BI")
+_NUMBER = struct.Struct("<Q")
+
+
+class WireError(Exception):
+    """Bytes that are not this protocol, or a request that does not fit into it."""
+
+
+class Frame(NamedTuple):
+    type: int
+    payload: bytes
+
+
+def frame_limit(frame_type: int) -> int:
+    """The longest payload that a frame of this type may have, in bytes."""
+    return WIRE_MAX_EXEC_PAYLOAD if frame_type == FRAME_EXEC else WIRE_MAX_PAYLOAD
+
+
+def encode_frame(frame_type: int, payload: bytes = b"") -> bytes:
+    if len(payload) > frame_limit(frame_type):
+        raise WireError(f"a payload of {len(payload)} bytes is too long for a frame")
+    return _HEADER.pack(len(payload), frame_type) + payload
+
+
+def decode_header(header: bytes) -> tuple[int, int]:
+    """(payload length, type) of WIRE_HEADER_BYTES bytes. Raises WireError when it is over the limit."""
+    length, frame_type = _HEADER.unpack(header)
+    if length > frame_limit(frame_type):
+        raise WireError(f"a frame of type {frame_type:#x} announces {length} bytes")
+    return length, frame_type
+
+
+class FrameReader:
+    """Bytes in, frames out; for readers that get bytes in pieces of any size. Holds less than one frame."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that are complete now. Raises WireError at a length over the limit; then it is spent."""
+        held = self._held
+        held += data
+        frames: list[Frame] = []
+        at = 0
+        while len(held) - at >= WIRE_HEADER_BYTES:
+            length, frame_type = decode_header(bytes(held[at : at + WIRE_HEADER_BYTES]))
+            end = at + WIRE_HEADER_BYTES + length
+            if len(held) < end:
+                break
+            frames.append(Frame(frame_type, bytes(held[at + WIRE_HEADER_BYTES : end])))
+            at = end
+        del held[:at]
+        return frames
+
+    @property
+    def is_empty(self) -> bool:
+        """No part of a frame is held: the stream may end here."""
+        return not self._held
+
+
+def encode_fields(fields: Iterable[tuple[int, bytes | str | int]]) -> bytes:
+    """Payload of (tag, value) pairs. Text as UTF-8 (surrogate escapes kept), numbers as u64."""
+    parts: list[bytes] = []
+    for tag, value in fields:
+        if isinstance(value, int):
+            if not 0 <= value < 1 << 64:
+                raise WireError(f"{value} is no 64-bit number")
+            data = _NUMBER.pack(value)
+        elif isinstance(value, str):
+            data = value.encode("utf-8", "surrogateescape")
+        else:
+            data = value
+        parts.append(_FIELD.pack(tag, len(data)))
+        parts.append(data)
+    return b"".join(parts)
+
+
+def decode_fields(payload: bytes) -> list[tuple[int, bytes]]:
+    fields: list[tuple[int, bytes]] = []
+    at = 0
+    while at < len(payload):
+        if len(payload) - at < WIRE_FIELD_HEADER_BYTES:
+            raise WireError("a field's header is cut off")
+        tag, length = _FIELD.unpack_from(payload, at)
+        at += WIRE_FIELD_HEADER_BYTES
+        if length > len(payload) - at:
+            raise WireError("a field is cut off")
+        fields.append((tag, payload[at : at + length]))
+        at += length
+    return fields
+
+
+class Fields:
+    """A payload's fields by tag; of a repeated one, the last. A missing one reads as "" or 0."""
+
+    def __init__(self, payload: bytes) -> None:
+        self._by_tag: Mapping[int, bytes] = dict(decode_fields(payload))
+
+    def __contains__(self, tag: int) -> bool:
+        return tag in self._by_tag
+
+    def text(self, tag: int, *, most: int = 4096) -> str:
+        """UTF-8, cut to `most` bytes, made printable: no control character of a guest reaches anybody."""
+        text = self._by_tag.get(tag, b"")[:most].decode("utf-8", "replace")
+        return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+    def number(self, tag: int) -> int:
+        data = self._by_tag.get(tag)
+        if data is None:
+            return 0
+        if len(data) != _NUMBER.size:
+            raise WireError(f"field {tag} is no number")
+        value: int = _NUMBER.unpack(data)[0]
+        return value
+
+
+def encode_exec(
+    argv: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    *,
+    cwd: str = "",
+    user: str = "",
+    terminal: bool = False,
+    stdin: bool = False,
+    rows: int = 0,
+    cols: int = 0,
+) -> bytes:
+    """The whole EXEC frame. Raises WireError for what no command line can hold or what is too long."""
+    if not argv:
+        raise WireError("no command given")
+    env = env or {}
+    if len(argv) > WIRE_MAX_ARGUMENTS or len(env) > WIRE_MAX_ARGUMENTS:
+        raise WireError(f"more than {WIRE_MAX_ARGUMENTS} arguments or variables")
+    if any("\0" in text for text in (*argv, *env, *env.values(), cwd, user)):
+        raise WireError("a NUL byte in an argument, a variable, the folder or the user")
+    if any(not name or "=" in name for name in env):
+        raise WireError("a variable without a name, or with = in it")
+    flags = (EXEC_FLAG_TERMINAL if terminal else 0) | (EXEC_FLAG_STDIN if stdin else 0)
+    fields: list[tuple[int, bytes | str | int]] = [(EXEC_ARGUMENT, argument) for argument in argv]
+    fields += [(EXEC_ENV, f"{name}={value}") for name, value in env.items()]
+    if cwd:
+        fields.append((EXEC_CWD, cwd))
+    if user:
+        fields.append((EXEC_USER, user))
+    fields += [(EXEC_FLAGS, flags), (EXEC_ROWS, rows), (EXEC_COLS, cols)]
+    payload = encode_fields(fields)
+    if len(payload) > WIRE_MAX_EXEC_PAYLOAD:
+        raise WireError(f"command and environment are longer than {WIRE_MAX_EXEC_PAYLOAD} bytes")
+    return encode_frame(FRAME_EXEC, payload)
+
+
+def encode_stdin(data: bytes) -> bytes:
+    """A STDIN frame; empty data is end of file. At most WIRE_MAX_PAYLOAD bytes."""
+    return encode_frame(FRAME_STDIN, data)
+
+
+def encode_resize(rows: int, cols: int) -> bytes:
+    return encode_frame(FRAME_RESIZE, encode_fields([(RESIZE_ROWS, rows), (RESIZE_COLS, cols)]))
+
+
+def encode_signal(number: int) -> bytes:
+    return encode_frame(FRAME_SIGNAL, encode_fields([(SIGNAL_NUMBER, number)]))
