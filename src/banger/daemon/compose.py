@@ -2,16 +2,121 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from banger.config.instance import instance_id
 from banger.config.paths import Paths
 from banger.config.settings import Settings
 from banger.daemon.contracts import Services
-from banger.errors import BangerError, ErrorCode
+from banger.disk.strategies import RootDisks
+from banger.helper.inprocess import InProcessHelper
+from banger.helper.validate import MONITOR_PROGRAMS
+from banger.image.kernel import KernelService
+from banger.image.service import ImageService
+from banger.image.tools import ToolService
+from banger.model.records import Image
+from banger.network.host import HostNetwork
+from banger.store.database import Database
+from banger.store.images import ImageTable
+from banger.store.vms import VMTable
+from banger.system.process import boot_id
+from banger.vm.handles import HandleCache
+from banger.vm.service import VMService
+from banger.vm.services import Services as VMServices
+from banger.vm.steps import CrashPoint, no_crash
+from banger.vm.workdisk import WorkDisk
+from banger.vmm.protocol import Monitor
+from banger.vmm.select import choose_monitor
+
+MonitorChooser = Callable[[], Awaitable[Monitor]]
 
 
-async def compose(paths: Paths, settings: Settings) -> Services:
+class StoredImages:
+    """contracts.Images: what is in the store, without pulling."""
+
+    def __init__(self, images: ImageService) -> None:
+        self._images = images
+
+    def list(self) -> Sequence[Image]:
+        return self._images.list()
+
+    def resolve(self, reference: str) -> Image:
+        return self._images.get(reference)
+
+
+class Chosen:
+    """The host's monitor, chosen at first need and kept."""
+
+    def __init__(self, settings: Settings, tools: ToolService) -> None:
+        self._settings = settings
+        self._tools = tools
+        self._monitor: Monitor | None = None
+        self._choosing = asyncio.Lock()
+
+    async def __call__(self) -> Monitor:
+        async with self._choosing:
+            if self._monitor is None:
+                self._monitor = await choose_monitor(self._settings, self._bridge)
+            return self._monitor
+
+    async def _bridge(self) -> str:
+        return (await self._tools.ensure_tool("vhost-device-vsock")).path
+
+
+async def compose(
+    paths: Paths,
+    settings: Settings,
+    *,
+    crash_point: CrashPoint = no_crash,
+    programs: frozenset[str] = MONITOR_PROGRAMS,
+) -> Services:
     """Store, helper, network, images and VMService for these paths, opened (reconciled with the host).
 
     The caller holds the lock on the state folder and calls close() in the end. Raises BangerError.
+    crash_point and programs (that may be launched) are for tests.
     """
-    del paths, settings
-    raise BangerError(ErrorCode.INTERNAL, "the services are not put together yet")
+    instance = instance_id(paths.state_dir)
+    database = await Database.open(paths.database)
+    tools = ToolService(paths, settings)
+    kernels = KernelService(paths, settings, tools=tools)
+    images = ImageService(paths, settings, store=ImageTable(database), kernels=kernels, tools=tools)
+    helper = InProcessHelper(instance, paths, programs=programs)
+    network = HostNetwork(helper, settings)
+    chosen = Chosen(settings, tools)
+    key_path = settings.ssh_key_path or f"{paths.ssh_dir}/id_ed25519"
+
+    async def monitor_of(_vm_dir: str) -> Monitor:
+        return await chosen()
+
+    vms = VMService(
+        VMServices(
+            settings=settings,
+            paths=paths,
+            instance=instance,
+            boot_id=boot_id(),
+            table=VMTable(database),
+            cache=HandleCache(boot_id()),
+            helper=helper,
+            images=images,
+            network=network,
+            disks=RootDisks(settings, vms_dir=paths.vms_dir, programs=images.e2fsprogs),
+            find_monitor=chosen,
+            find_monitor_of=monitor_of,
+            capabilities=(WorkDisk(images, ssh_key_path=key_path),),
+        ),
+        crash_point=crash_point,
+    )
+
+    async def close() -> None:
+        await vms.close()
+        await network.close()
+        await helper.close()
+        await database.close()
+
+    try:
+        await vms.open()
+    except BaseException:
+        await close()
+        raise
+    return Services(instance=instance, vms=vms, images=StoredImages(images), kernels=kernels, close=close)

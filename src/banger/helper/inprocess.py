@@ -1,0 +1,264 @@
+"""The privileged operations, executed in this process: for daemons that are root (CI, containers).
+
+Each argument is validated and each object's mark checked before it is acted on: what is not this
+instance's is never changed. Operations are idempotent. Nothing is kept here but a netlink socket;
+what was made stays after a crash, marked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import signal as signals
+import stat
+from collections.abc import Sequence
+
+from banger.config.paths import Paths
+from banger.errors import BangerError, ErrorCode
+from banger.helper import marks, validate
+from banger.helper.errors import NotOurs, Refused
+from banger.helper.interface import (
+    Observed,
+    ObservedLink,
+    ObservedLoop,
+    ObservedProcess,
+)
+from banger.model.records import ProcessIdentity
+from banger.system import links, loops, mounts, nft, process
+
+BRIDGE_NAMES = ("br-fc",)
+TAP_NAMES = ("tap-fc-", "tap-pool-")
+ROLES = {"vhost-device-vsock": "vsock"}
+
+
+class InProcessHelper:
+    """See helper.interface.Helper."""
+
+    def __init__(
+        self, instance: str, paths: Paths, *, programs: frozenset[str] = validate.MONITOR_PROGRAMS
+    ) -> None:
+        """programs: basenames that may be launched."""
+        self._instance = instance
+        self._paths = paths
+        self._programs = programs
+        self._links = links.Links()
+
+    async def close(self) -> None:
+        await self._links.close()
+
+    # links
+
+    async def ensure_bridge(self, name: str, *, address: str, prefix: int) -> None:
+        validate.bridge_name(name)
+        validate.address(address, prefix)
+        link = await self._links.get(name)
+        if link is not None:
+            self._require_ours(link, "bridge")
+        else:
+            await self._refuse_overlap(address, prefix)
+            await self._links.add_bridge(name, alias=marks.link_alias(self._instance, "", "bridge"))
+        await self._links.set_address(name, address=address, prefix=prefix)
+        await self._links.set(name, up=True)
+
+    async def delete_bridge(self, name: str) -> None:
+        link = await self._links.get(validate.bridge_name(name))
+        if link is None or not self._is_ours(link):
+            return
+        await self._links.delete(name)
+
+    async def create_tap(self, name: str, *, bridge: str, vm_id: str) -> None:
+        validate.tap_name(name)
+        validate.vm_id(vm_id, optional=True)
+        link = await self._links.get(name)
+        if link is not None:
+            self._require_ours(link, "tap")
+        links.make_tap(name)
+        alias = marks.link_alias(self._instance, vm_id, "tap" if vm_id else "pool")
+        await self._links.set(name, alias=alias, master=validate.bridge_name(bridge), up=True)
+
+    async def mark_tap(self, name: str, *, vm_id: str) -> None:
+        validate.vm_id(vm_id, optional=True)
+        link = await self._links.get(validate.tap_name(name))
+        if link is None:
+            raise BangerError(ErrorCode.HOST_UNSUITABLE, f"tap {name} is gone")
+        self._require_ours(link, "tap")
+        await self._links.set(name, alias=marks.link_alias(self._instance, vm_id, "tap" if vm_id else "pool"))
+
+    async def delete_tap(self, name: str) -> None:
+        link = await self._links.get(validate.tap_name(name))
+        if link is None or not self._is_ours(link):
+            return
+        await self._links.delete(name)
+
+    async def list_links(self) -> tuple[ObservedLink, ...]:
+        return tuple(
+            observed
+            for link in await self._links.all()
+            if (observed := self._observed_link(link)) is not None
+        )
+
+    # nft, loops, dm
+
+    async def apply_nft(self, ruleset: str) -> None:
+        await nft.apply(ruleset)
+
+    async def attach_loop(self, backing_file: str, *, read_only: bool) -> str:
+        validate.below(backing_file, self._paths.vms_dir, self._paths.images_dir)
+        return await asyncio.to_thread(loops.attach, backing_file, read_only=read_only)
+
+    async def detach_loop(self, device: str, *, backing_file: str) -> None:
+        validate.below(backing_file, self._paths.vms_dir, self._paths.images_dir)
+        await asyncio.to_thread(loops.detach, device, backing_file=backing_file)
+
+    async def create_snapshot_dm(self, name: str, *, uuid: str, base_loop: str, cow_loop: str) -> str:
+        raise Refused("device-mapper snapshots are not in this version yet")
+
+    async def remove_dm(self, name: str, *, uuid: str) -> None:
+        raise Refused("device-mapper snapshots are not in this version yet")
+
+    # processes
+
+    async def launch(
+        self, argv: Sequence[str], *, role: str, vm_id: str, vm_dir: str, stdout: str
+    ) -> ProcessIdentity:
+        validate.program(argv[0], allowed=self._programs)
+        validate.vm_id(vm_id)
+        if validate.below(vm_dir, self._paths.vms_dir) != self._paths.vm_dir(vm_id):
+            raise Refused(f"{vm_dir!a} is not the folder of VM {vm_id[:12]}")
+        return process.launch(argv, role=validate.role(role), cwd=vm_dir, stdout=validate.file_name(stdout))
+
+    async def signal(self, identity: ProcessIdentity, signum: int) -> bool:
+        if signum not in set(signals.Signals):
+            raise Refused(f"{signum} is no signal")
+        if not self._runs_for_us(identity):
+            return False
+        return process.send_signal(identity, signum)
+
+    async def wait_gone(self, identity: ProcessIdentity, *, timeout_s: float) -> bool:
+        return await process.wait_gone(identity, timeout_s=timeout_s)
+
+    # what there is
+
+    async def observe(self, *, vms_dir: str) -> Observed:
+        observed_links = await self.list_links()
+        tables = await nft.tables()
+        found_loops, processes, points, sockets, folders = await asyncio.to_thread(self._look, vms_dir)
+        return Observed(
+            boot_id=process.boot_id(),
+            links=observed_links,
+            loops=found_loops,
+            dms=(),
+            processes=processes,
+            mounts=points,
+            nft_tables=tuple(
+                f"{family} {name}" for family, name in tables if name == marks.nft_table(self._instance)
+            ),
+            sockets=sockets,
+            vm_dirs=folders,
+        )
+
+    def _look(
+        self, vms_dir: str
+    ) -> tuple[
+        tuple[ObservedLoop, ...],
+        tuple[ObservedProcess, ...],
+        tuple[str, ...],
+        tuple[str, ...],
+        tuple[str, ...],
+    ]:
+        """What is read from /sys, /proc and the state folder. Blocking."""
+        ours = (f"{vms_dir}/", f"{self._paths.images_dir}/")
+        found_loops = tuple(
+            ObservedLoop(device=loop.device, backing_file=loop.backing_file, deleted=loop.deleted)
+            for loop in loops.list_loops()
+            if loop.backing_file.startswith(ours)
+        )
+        processes = tuple(
+            ObservedProcess(
+                identity=ProcessIdentity(role=role, pid=found.pid, start_time=found.start_time),
+                cwd=found.cwd,
+                argv=found.argv,
+            )
+            for found in process.search(vms_dir)
+            if (role := self._role_of(found))
+        )
+        points = tuple(point for point in mounts.mount_points() if point.startswith(f"{vms_dir}/"))
+        sockets: list[str] = []
+        folders: list[str] = []
+        try:
+            with os.scandir(vms_dir) as entries:
+                folders = sorted(entry.name for entry in entries)
+        except FileNotFoundError:
+            pass
+        for name in folders:
+            try:
+                with os.scandir(f"{vms_dir}/{name}") as entries:
+                    sockets += [e.path for e in entries if _is_socket(e)]
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+        return found_loops, processes, points, tuple(sorted(sockets)), tuple(folders)
+
+    def _role_of(self, found: process.FoundProcess) -> str:
+        """ "" for what is no process of ours: a shell or an editor in a VM's folder is its owner's."""
+        if not f"{found.cwd}/".startswith(f"{self._paths.vms_dir}/"):
+            return ""
+        if found.launch_role:
+            return found.launch_role
+        program = os.path.basename(found.argv[0]) if found.argv else ""
+        if program not in self._programs:
+            return ""
+        return ROLES.get(program, "monitor")
+
+    def _observed_link(self, link: links.Link) -> ObservedLink | None:
+        mark = marks.parse_link_alias(link.alias)
+        namesake = link.name.startswith(TAP_NAMES) or link.name in BRIDGE_NAMES
+        if mark is None and not namesake:
+            return None
+        instance, vm_id, _role = mark or ("", "", "")
+        kind = "bridge" if link.kind == "bridge" else "tap"
+        return ObservedLink(
+            name=link.name,
+            kind=kind,
+            instance=instance,
+            vm_id=vm_id,
+            master=link.master,
+            up=link.up,
+            carrier=link.carrier,
+        )
+
+    def _is_ours(self, link: links.Link) -> bool:
+        mark = marks.parse_link_alias(link.alias)
+        return mark is not None and mark[0] == self._instance
+
+    def _require_ours(self, link: links.Link, what: str) -> None:
+        if self._is_ours(link):
+            return
+        hint = "set another bridge_name in config.toml" if what == "bridge" else "banger host audit"
+        raise NotOurs(f"the {what} {link.name} is there already, and is not this banger's", hint=hint)
+
+    async def _refuse_overlap(self, address: str, prefix: int) -> None:
+        """Two bridges over one network would split its guests' packets between them."""
+        wanted = ipaddress.IPv4Interface(f"{address}/{prefix}").network
+        for name, there in (await self._links.addresses()).items():
+            for other, other_prefix in there:
+                if wanted.overlaps(ipaddress.IPv4Interface(f"{other}/{other_prefix}").network):
+                    raise NotOurs(
+                        f"the network {wanted} is in use already: {name} has {other}/{other_prefix}",
+                        hint="set another bridge_ip in config.toml",
+                    )
+
+    def _runs_for_us(self, identity: ProcessIdentity) -> bool:
+        """Its working directory is a VM's folder of this instance (or it has ended meanwhile)."""
+        try:
+            cwd = os.readlink(f"/proc/{identity.pid}/cwd")
+        except OSError:
+            return process.is_same(identity) is False
+        return cwd.startswith(f"{self._paths.vms_dir}/")
+
+
+def _is_socket(entry: os.DirEntry[str]) -> bool:
+    try:
+        return stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False

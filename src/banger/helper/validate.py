@@ -1,0 +1,74 @@
+"""What the helper takes as an argument. Pure; root's helper trusts no one, the daemon included."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+
+from banger.helper.errors import Refused
+
+_LINK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
+_TAP = re.compile(r"tap-(fc|pool)-[0-9a-z]{1,8}")
+_VM_ID = re.compile(r"[0-9a-f]{64}")
+_ROLE = re.compile(r"[a-z]{1,16}")
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+MONITOR_PROGRAMS = frozenset(
+    {"firecracker", "jailer", "qemu-system-x86_64", "qemu-system-aarch64", "vhost-device-vsock"}
+)
+"""Basenames of the programs that may be launched. Tests add the fake's."""
+
+
+def bridge_name(name: str) -> str:
+    if not _LINK.fullmatch(name) or name in ("lo",):
+        raise Refused(f"{name!a} is no name for a bridge")
+    return name
+
+
+def tap_name(name: str) -> str:
+    if not _TAP.fullmatch(name):
+        raise Refused(f"{name!a} is no name of a tap of banger's")
+    return name
+
+
+def vm_id(identifier: str, *, optional: bool = False) -> str:
+    if not (optional and identifier == "") and not _VM_ID.fullmatch(identifier):
+        raise Refused(f"{identifier[:80]!a} is no VM id")
+    return identifier
+
+
+def address(text: str, prefix: int) -> None:
+    try:
+        ipaddress.IPv4Interface(f"{text}/{prefix}")
+    except ValueError:
+        raise Refused(f"{text!a}/{prefix} is no IPv4 address") from None
+    if not 8 <= prefix <= 30:
+        raise Refused(f"a prefix of {prefix} is not between 8 and 30")
+
+
+def role(text: str) -> str:
+    if not _ROLE.fullmatch(text):
+        raise Refused(f"{text!a} is no role of a process")
+    return text
+
+
+def file_name(text: str) -> str:
+    """A file in the VM's folder, by its bare name."""
+    if not _FILE.fullmatch(text):
+        raise Refused(f"{text!a} is no file of a VM's folder")
+    return text
+
+
+def below(path: str, *folders: str) -> str:
+    """An absolute path without `..` below one of the folders."""
+    if not os.path.isabs(path) or os.path.normpath(path) != path:
+        raise Refused(f"{path!a} is no plain absolute path")
+    if not any(path.startswith(f"{folder}/") for folder in folders):
+        raise Refused(f"{path!a} is not in a folder of this instance")
+    return path
+
+
+def program(path: str, *, allowed: frozenset[str]) -> str:
+    if os.path.basename(path) not in allowed:
+        raise Refused(f"{path!a} is no machine monitor")
+    return path

@@ -1,0 +1,44 @@
+"""Guests for tests: one instance a module, one running guest to look at, leaks checked after each test."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.guest.instance import Instance, instance
+
+
+@pytest.fixture(scope="module")
+def banger() -> Iterator[Instance]:
+    """An instance in a network namespace of its own; its home is gone afterwards."""
+    home = Path(tempfile.mkdtemp(prefix="banger-guest-"))
+    try:
+        with instance(home) as made:
+            yield made
+            for vm in made.vms():
+                made.ok("vm", "delete", str(vm["id"]))
+            left = made.leftovers_without_daemon()
+            assert not left, f"left on the host: {left}"
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def guest(banger: Instance) -> str:
+    """The name of a running guest that tests share; they leave it as they found it."""
+    banger.ok("vm", "run", "--name", "shared-guest", "-d")
+    return "shared-guest"
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After every test: only what the module's own VMs explain is there."""
+    yield
+    if "banger" in request.fixturenames:
+        made: Instance = request.getfixturevalue("banger")
+        left = made.unexplained()
+        assert not left, f"left on the host: {left}"
