@@ -234,9 +234,32 @@ def package_of(program: str) -> str | None:
     return next((row.name for row in HOST_PACKAGES if program in row.programs), None)
 
 
+def table() -> str:
+    """The list as docs/doctor.md shows it: a Markdown table."""
+    lines = [
+        "| Debian's package | what is looked for | at least | without it | for |",
+        "|---|---|---|---|---|",
+    ]
+    for row in HOST_PACKAGES:
+        looked_for = [*row.programs, *(patterns[0].rsplit("/", 1)[-1] for patterns in row.files)]
+        without = "a warning: only tests" if row.use == TEST else "no guest" if row.required else "a warning"
+        cells = (
+            " or ".join(row.debian.split("|")),
+            " ".join(f"`{name}`" for name in looked_for),
+            ".".join(map(str, row.minimum)),
+            without,
+            row.why,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main(argv: Sequence[str]) -> int:
+    if list(argv) == ["--table"]:
+        print(table(), end="")
+        return 0
     if len(argv) < 2 or argv[0] not in ("--missing", "--list") or not set(argv[1:]) <= {RUN, TEST}:
-        print("usage: host_packages.py --missing|--list run|test …", file=sys.stderr)
+        print("usage: host_packages.py --missing|--list run|test … | --table", file=sys.stderr)
         return 2
     for row in HOST_PACKAGES:
         if row.use in argv[1:] and (argv[0] == "--list" or absent(row)):

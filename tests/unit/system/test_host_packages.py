@@ -86,3 +86,10 @@ def test_every_row_can_be_checked_and_says_why() -> None:
 def test_missing_keeps_to_the_uses_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_packages, "absent", lambda _row: ["something"])
     assert [row.use for row in missing([TEST])] == [row.use for row in HOST_PACKAGES if row.use == TEST]
+
+
+def test_the_documented_table_is_this_list() -> None:
+    """Mend it with what `python3 -I src/banger/system/host_packages.py --table` prints."""
+    documented = Path(__file__).parents[3].joinpath("docs/doctor.md").read_text()
+    assert host_packages.table() in documented
+    assert script("--table").stdout == host_packages.table()

@@ -1,0 +1,69 @@
+"""doctor on this host, in a home of its own: it answers, changes nothing, and finds what is broken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from banger.config.paths import Paths, resolve_paths
+from banger.local import doctor
+from banger.local.findings import Check, Status
+from banger.system.host_packages import HOST_PACKAGES, RUN, absent
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return resolve_paths({"BANGER_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)}, uid=0)
+
+
+def by_name(checks: list[Check]) -> dict[str, Check]:
+    return {check.name: check for check in checks}
+
+
+def test_checks_everything_and_makes_nothing(paths: Paths) -> None:
+    found = by_name(doctor.checks(paths))
+    assert {"banger", "configuration", "kvm", "monitor", "tun", "kernel", "image", "ssh key"} <= set(found)
+    assert {row.name for row in HOST_PACKAGES if row.use == RUN} <= set(found)
+    for row in HOST_PACKAGES:
+        if absent(row):
+            assert found[row.name].status is not Status.PASS
+    assert not Path(paths.home).exists()
+
+
+def test_a_broken_configuration_is_one_failure_among_the_answers(paths: Paths) -> None:
+    Path(paths.config_file).parent.mkdir(parents=True)
+    Path(paths.config_file).write_text("tap_pol_size = 3\n")
+    found = by_name(doctor.checks(paths))
+    assert found["configuration"].status is Status.FAIL
+    assert "tap_pol_size" in found["configuration"].message
+    assert "kvm" in found
+
+
+def test_a_missing_monitor_fails(paths: Paths) -> None:
+    Path(paths.config_file).parent.mkdir(parents=True)
+    Path(paths.config_file).write_text('vmm = "qemu"\nqemu_bin = "/nowhere/qemu"\n')
+    assert by_name(doctor.checks(paths))["monitor"].status is Status.FAIL
+
+
+def test_worst_and_json() -> None:
+    good, bad = Check("a", Status.PASS, "fine"), Check("b", Status.WARN, "hm", "do it")
+    assert doctor.worst([]) is Status.PASS
+    assert doctor.worst([good, bad]) is Status.WARN
+    assert doctor.to_json(good) == {"name": "a", "status": "PASS", "message": "fine"}
+    assert doctor.to_json(bad)["hint"] == "do it"
+
+
+def test_free_space_is_that_of_the_nearest_folder(tmp_path: Path) -> None:
+    assert doctor.free_below(f"{tmp_path}/not/yet") == pytest.approx(
+        doctor.free_below(str(tmp_path)), rel=0.1
+    )
+    (tmp_path / "file").touch()
+    assert doctor.free_below(f"{tmp_path}/file/below") is None
+
+
+def test_hidden_folders_are_no_images(tmp_path: Path) -> None:
+    (tmp_path / ".staging-x").mkdir()
+    (tmp_path / "one").mkdir()
+    assert [path.name for path in doctor.subfolders(str(tmp_path))] == ["one"]
+    assert doctor.subfolders(f"{tmp_path}/none") == []
