@@ -510,7 +510,8 @@ def _openable(path: str, flags: int, failed: str, *, keep: bool = False) -> int:
 
 def _response(status: int, body: bytes, *, last: bool = False) -> bytes:
     connection = "close" if last else "keep-alive"
-    head = f"HTTP/1.1 {status} \r\nServer: Firecracker API\r\nConnection: {connection}\r\n"
+    gap = "" if last else " "  # the real one's own unevenness
+    head = f"HTTP/1.1 {status}{gap}\r\nServer: Firecracker API\r\nConnection: {connection}\r\n"
     if body:
         if not last:
             head += "Content-Type: application/json\r\n"

@@ -79,3 +79,12 @@ class DirectLauncher:
             if process.poll() is None:
                 process.kill()
             process.wait(timeout=10)
+
+
+def install_fake_bridge(folder: Path) -> str:
+    """FOLDER/vhost-device-vsock: enough of one for QEMU to start with."""
+    program = folder / "vhost-device-vsock"
+    source = (HERE / "vhost_vsock.py").read_text()
+    program.write_text(f"#!{sys.executable} -IS\n{source}")
+    program.chmod(0o755)
+    return str(program)

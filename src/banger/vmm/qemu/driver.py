@@ -57,7 +57,7 @@ async def find_qemu(configured: str, bridge: BridgeFinder, *, kvm_usable: bool) 
             f"QEMU {'.'.join(map(str, version))} at {path} is too old",
             hint=f"install {'.'.join(map(str, MINIMUM))} or newer",
         )
-    features = frozenset({"pause", "power_button", "metrics"} | ({"kvm"} if kvm_usable else set()))
+    features = frozenset({"pause", "ctrl_alt_del", "metrics"} | ({"kvm"} if kvm_usable else set()))
     info = MonitorInfo(
         kind=MonitorKind.QEMU,
         path=path,

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +35,7 @@ from banger.vmm.qemu.qmp import Qmp, ShutdownData
 LISTEN_DEADLINE_S = 10.0
 """From a process's start to its listening socket: normally 5 ms for the bridge, 60 to 300 for QEMU."""
 END_DEADLINE_S = 5.0
+CTRL_ALT_DEL = ("ctrl", "alt", "delete")
 _T = TypeVar("_T")
 _TAIL = 4096
 _REASONS = {
@@ -114,7 +115,9 @@ class QemuMachine:
         await self._execute("cont")
 
     async def ctrl_alt_del(self) -> None:
-        await self._execute("system_powerdown")
+        await self._qmp.execute(
+            "send-key", {"keys": [{"type": "qcode", "data": k} for k in ("ctrl", "alt", "delete")]}
+        )
 
     async def flush_metrics(self) -> None:
         """QEMU keeps no metrics file; how much each disk moved is written in its place."""
@@ -148,8 +151,8 @@ class QemuMachine:
         for watch in self._watches:
             watch.close()
 
-    async def _execute(self, command: str) -> bytes:
-        return await self._call(lambda: self._qmp.execute(command))
+    async def _execute(self, command: str, arguments: Mapping[str, object] | None = None) -> bytes:
+        return await self._call(lambda: self._qmp.execute(command, arguments))
 
     async def _call(self, call: Callable[[], Awaitable[_T]]) -> _T:
         try:

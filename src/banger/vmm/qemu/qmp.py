@@ -22,6 +22,9 @@ _LINE_LIMIT = 256 << 10
 _EVENTS_BEFORE_REPLY = 1000
 
 
+_NOTHING = msgspec.Raw(b"")
+
+
 class _Error(msgspec.Struct):
     desc: str = ""
 
@@ -29,11 +32,11 @@ class _Error(msgspec.Struct):
 class _Message(msgspec.Struct):
     """Any line of QMP: greeting, reply, error or event."""
 
-    greeting: msgspec.Raw | None = msgspec.field(default=None, name="QMP")
-    result: msgspec.Raw | None = msgspec.field(default=None, name="return")
+    greeting: msgspec.Raw = msgspec.field(default=_NOTHING, name="QMP")
+    result: msgspec.Raw = msgspec.field(default=_NOTHING, name="return")
     error: _Error | None = None
     event: str = ""
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = _NOTHING
     id: int | None = None
 
 
@@ -111,7 +114,7 @@ class Qmp:
             )
         finally:
             os.close(folder)
-        if (await self._read()).greeting is None:
+        if (await self._read()).greeting == _NOTHING:
             raise ValueError("no QMP greeting")
         return await self._command("qmp_capabilities", None)
 
@@ -156,7 +159,7 @@ class Qmp:
             if message.error is not None:
                 fault = " ".join(message.error.desc.split())[:500]
                 raise MonitorError(f"QEMU refused {command}: {fault}", call=command, fault=fault)
-            if message.result is not None:
+            if message.result != _NOTHING:
                 return bytes(message.result)
         raise ValueError("too many messages before the reply")
 
@@ -168,6 +171,6 @@ class Qmp:
         except asyncio.LimitOverrunError as error:
             raise ValueError(str(error)) from None
         message = msgspec.json.decode(line, type=_Message)
-        if message.event == "SHUTDOWN" and message.data is not None:
+        if message.event == "SHUTDOWN" and message.data != _NOTHING:
             self.shutdown = msgspec.json.decode(message.data, type=ShutdownData)
         return message
