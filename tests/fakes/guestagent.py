@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
+
+from banger.model.records import VMRecord
 
 Script = Callable[[socket.socket], None]
 """What happens on one connection after the handshake; the connection is closed after it."""
@@ -54,3 +59,43 @@ class FakeGuestSocket:
         self._thread.join(timeout=5)
         if self.failures:
             raise self.failures[0]
+
+
+class HostAgents:
+    """The real agent as an ordinary process for each running VM. Without a program guests are mute."""
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, record: VMRecord) -> None:
+        if not self._program:
+            return
+        # relative, as a guest socket's path may be too long for a socket address
+        folder = Path(record.runtime.vm_dir)
+        for stale in folder.glob("v.sock*"):
+            stale.unlink()
+        with (folder / "agent.log").open("wb") as log:
+            self._running[record.id] = subprocess.Popen(
+                [self._program, "--serve-unix", "v.sock"],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={"PATH": "/usr/bin:/bin"},
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 10
+        while not (folder / "v.sock").exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def stop(self, record: VMRecord) -> None:
+        process = self._running.pop(record.id, None)
+        if process is not None:
+            process.terminate()
+            process.wait(10)
+
+    def stop_all(self) -> None:
+        for process in self._running.values():
+            process.terminate()
+            process.wait(10)

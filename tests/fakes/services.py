@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class FakeVMs:
         self.fail: Exception | None = None
         self.slow_s = 0.0
         self.cancelled = 0
+        self.on_running: Callable[[VMRecord], None] = lambda _record: None
+        self.on_gone: Callable[[VMRecord], None] = lambda _record: None
 
     def list(self) -> Sequence[VMRecord]:
         return list(self.records.values())
@@ -101,12 +103,15 @@ class FakeVMs:
             if vm_id in self.records:
                 self._become(vm_id, VMState.ERROR)
             raise
-        return self._become(vm_id, VMState.RUNNING)
+        record = self._become(vm_id, VMState.RUNNING)
+        self.on_running(record)
+        return record
 
     async def stop(self, vm_id: str, progress: Progress) -> VMRecord:
         self.calls.append(f"stop {self.records[vm_id].name}")
         progress(ProgressEvent(step="shutdown", message="asking the guest to shut down"))
         await asyncio.sleep(self.slow_s)
+        self.on_gone(self.records[vm_id])
         return self._become(vm_id, VMState.STOPPED)
 
     async def kill(self, vm_id: str, request: KillVM, *, progress: Progress) -> VMRecord:
@@ -123,6 +128,7 @@ class FakeVMs:
         record = self.records[vm_id]
         self.calls.append(f"delete {record.name}")
         await asyncio.sleep(self.slow_s)
+        self.on_gone(record)
         return self.records.pop(vm_id)
 
     async def set(self, vm_id: str, request: SetVM, *, progress: Progress) -> VMRecord:

@@ -8,18 +8,24 @@ BANGER_HOME=DIR puts all of it below one folder. ARCHITECTURE.md lists every fil
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
 class Paths:
-    """All absolute paths, as str. `home` is empty unless BANGER_HOME is set."""
+    """All absolute paths, as str. `home` is empty unless BANGER_HOME is set.
 
-    home: str
-    config_file: str
-    state_dir: str
-    cache_dir: str
-    runtime_dir: str
+    A plain class: the CLI reads it on every command, and dataclasses costs more than all of this.
+    """
+
+    __slots__ = ("cache_dir", "config_file", "home", "runtime_dir", "state_dir")
+
+    def __init__(
+        self, home: str, config_file: str, *, state_dir: str, cache_dir: str, runtime_dir: str
+    ) -> None:
+        self.home = home
+        self.config_file = config_file
+        self.state_dir = state_dir
+        self.cache_dir = cache_dir
+        self.runtime_dir = runtime_dir
 
     @property
     def socket(self) -> str:
@@ -79,7 +85,13 @@ def resolve_paths(environ: dict[str, str] | None = None, *, uid: int | None = No
             runtime_dir=f"{home}/run",
         )
     if uid == 0:
-        return Paths("", "/etc/banger/config.toml", "/var/lib/banger", "/var/cache/banger", "/run/banger")
+        return Paths(
+            home="",
+            config_file="/etc/banger/config.toml",
+            state_dir="/var/lib/banger",
+            cache_dir="/var/cache/banger",
+            runtime_dir="/run/banger",
+        )
     user_home = env.get("HOME") or "/"
     config = env.get("XDG_CONFIG_HOME") or f"{user_home}/.config"
     state = env.get("XDG_STATE_HOME") or f"{user_home}/.local/state"

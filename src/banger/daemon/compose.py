@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
 
 from banger.config.instance import instance_id
 from banger.config.paths import Paths
@@ -20,13 +23,14 @@ from banger.network.host import HostNetwork
 from banger.store.database import Database
 from banger.store.images import ImageTable
 from banger.store.vms import VMTable
-from banger.system.process import boot_id
+from banger.system.process import boot_id, executable, read_pid_file
 from banger.vm.handles import HandleCache
+from banger.vm.liveness import MONITOR_ROLE
 from banger.vm.service import VMService
 from banger.vm.services import Services as VMServices
 from banger.vm.steps import CrashPoint, no_crash
 from banger.vm.workdisk import WorkDisk
-from banger.vmm.protocol import Monitor
+from banger.vmm.protocol import Monitor, MonitorKind
 from banger.vmm.select import choose_monitor
 
 MonitorChooser = Callable[[], Awaitable[Monitor]]
@@ -46,7 +50,7 @@ class StoredImages:
 
 
 class Chosen:
-    """The host's monitor, chosen at first need and kept."""
+    """The host's monitor, chosen at first need and kept; and the one that an older machine runs on."""
 
     def __init__(self, settings: Settings, tools: ToolService) -> None:
         self._settings = settings
@@ -59,6 +63,16 @@ class Chosen:
             if self._monitor is None:
                 self._monitor = await choose_monitor(self._settings, self._bridge)
             return self._monitor
+
+    async def of(self, vm_dir: str) -> Monitor:
+        """By the program that runs in vm_dir: config or host may have changed since it was started."""
+        identity = read_pid_file(f"{vm_dir}/{MONITOR_ROLE}.pid", role=MONITOR_ROLE)
+        program = os.path.basename(executable(identity.pid)) if identity is not None else ""
+        kind = MonitorKind.QEMU if program.startswith("qemu") else MonitorKind.FIRECRACKER
+        monitor = await self()
+        if not program or monitor.info.kind is kind:
+            return monitor
+        return await choose_monitor(msgspec.structs.replace(self._settings, vmm=kind.value), self._bridge)
 
     async def _bridge(self) -> str:
         return (await self._tools.ensure_tool("vhost-device-vsock")).path
@@ -86,9 +100,6 @@ async def compose(
     chosen = Chosen(settings, tools)
     key_path = settings.ssh_key_path or f"{paths.ssh_dir}/id_ed25519"
 
-    async def monitor_of(_vm_dir: str) -> Monitor:
-        return await chosen()
-
     vms = VMService(
         VMServices(
             settings=settings,
@@ -102,7 +113,7 @@ async def compose(
             network=network,
             disks=RootDisks(settings, vms_dir=paths.vms_dir, programs=images.e2fsprogs),
             find_monitor=chosen,
-            find_monitor_of=monitor_of,
+            find_monitor_of=chosen.of,
             capabilities=(WorkDisk(images, ssh_key_path=key_path),),
         ),
         crash_point=crash_point,

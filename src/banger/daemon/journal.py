@@ -49,7 +49,7 @@ class Journal(RotatingFileHandler):
     def __init__(self, path: str) -> None:
         self._has_stdio = False
         super().__init__(path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8", delay=False)
-        os.chmod(path, 0o600)  # noqa: PTH101
+        os.chmod(path, 0o600)
 
     def take_stdio(self) -> None:
         """Descriptors 1 and 2 lead to the log from here on, and follow it when it rotates."""

@@ -6,7 +6,6 @@ stay; the kernel has dropped the lock, and the next daemon removes the socket.
 """
 
 # pathlib knows no descriptors
-# ruff: noqa: PTH101, PTH108, PTH116
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Reading and following a VM's log files. They hold what a guest or a monitor wrote: bytes, never trusted."""
 
 # pathlib knows no descriptors
-# ruff: noqa: PTH116
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(resolve_paths(), compose=compose, detached=options.detached)
 
 
-def run(paths: Paths, *, compose: Compose, detached: bool) -> int:
+def run(paths: Paths, *, compose: Compose, detached: bool, version: str = banger.__version__) -> int:
     os.umask(0o077)
     if detached:
         os.chdir("/")
@@ -148,7 +148,11 @@ def run(paths: Paths, *, compose: Compose, detached: bool) -> int:
     if not detached:
         logging.getLogger().addHandler(logging.StreamHandler(sys.stderr))
     try:
-        asyncio.run(_with_signals(paths, settings, compose=compose, journal=journal, detached=detached))
+        asyncio.run(
+            _with_signals(
+                paths, settings, compose=compose, journal=journal, detached=detached, version=version
+            )
+        )
     except Exception as error:
         log.error("the daemon ends: %s", error, exc_info=not isinstance(error, BangerError))
         return _report(error)
@@ -159,7 +163,7 @@ def run(paths: Paths, *, compose: Compose, detached: bool) -> int:
 
 
 async def _with_signals(
-    paths: Paths, settings: Settings, *, compose: Compose, journal: Journal, detached: bool
+    paths: Paths, settings: Settings, *, compose: Compose, journal: Journal, detached: bool, version: str
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -172,7 +176,7 @@ async def _with_signals(
         if detached:
             journal.take_stdio()  # the starter's pipe closes; last words of the interpreter's go to the log
 
-    await serve(paths, settings, compose=compose, ready=ready, stop=stop)
+    await serve(paths, settings, compose=compose, ready=ready, stop=stop, version=version)
 
 
 def _log_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

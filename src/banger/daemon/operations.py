@@ -80,7 +80,7 @@ class Operation:
         """The Progress that the work is given."""
         if event.vm_id:
             self.vm_id = event.vm_id
-        if event.warning:
+        if event.warning or event.step == "warning":
             kind = EventKind.WARNING
         else:
             kind = EventKind.PROGRESS if event.step == self._last_step else EventKind.STEP

@@ -1,0 +1,63 @@
+"""`banger image …`."""
+
+from __future__ import annotations
+
+import click
+
+from banger.cli.lazy import LazyGroup
+from banger.cli.options import complete_image, json_option
+from banger.cli.render import age, print_fields, print_json, print_table
+from banger.client.client import Client
+from banger.model.references import SHOWN_ID_LENGTH
+from banger.model.sizes import MIB
+
+image = LazyGroup(
+    "image",
+    help="What VMs are made from.",
+    lazy={
+        "list": ("banger.cli.image:list_command", "List the images on this host."),
+        "show": ("banger.cli.image:show", "All about one image."),
+    },
+)
+
+
+def _size(size: int) -> str:
+    return f"{size // MIB}M" if size else ""
+
+
+@click.command("list", help="List the images on this host.")
+@click.option("-q", "ids", is_flag=True, help="Ids only.")
+@json_option
+def list_command(ids: bool, as_json: bool) -> None:
+    with Client() as client:
+        images = client.list_images()
+    if as_json:
+        print_json(images)
+        return
+    if ids:
+        for one in images:
+            click.echo(one["id"])
+        return
+    rows = [
+        [
+            one["id"][:SHOWN_ID_LENGTH],
+            one["name"],
+            "yes" if one.get("managed", True) else "no",
+            _size(one.get("build_size", 0)),
+            age(one["created_at"]),
+        ]
+        for one in images
+    ]
+    print_table(("ID", "NAME", "MANAGED", "SIZE", "CREATED"), rows)
+
+
+@click.command("show", help="All about one image.")
+@click.argument("image", metavar="IMAGE", shell_complete=complete_image)
+@json_option
+def show(image: str, as_json: bool) -> None:
+    with Client() as client:
+        record = client.show_image(image)
+    if as_json:
+        print_json(record)
+    else:
+        print_fields([(key.replace("_", " "), str(value)) for key, value in record.items()])

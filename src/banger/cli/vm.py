@@ -1,0 +1,26 @@
+"""The table of `banger vm …`."""
+
+from __future__ import annotations
+
+from banger.cli.lazy import LazyGroup
+
+vm = LazyGroup(
+    "vm",
+    help="Make, start, enter, list and remove VMs.",
+    lazy={
+        "run": ("banger.cli.vm_run:run", "Make a VM and run a shell or a command in it."),
+        "create": ("banger.cli.vm_run:create", "Make a VM; print its id."),
+        "list": ("banger.cli.vm_list:list_command", "List the VMs."),
+        "ps": ("banger.cli.vm_list:ps", "List the running VMs (-a: all)."),
+        "show": ("banger.cli.vm_list:show", "All about one VM."),
+        "exec": ("banger.cli.vm_exec:exec_command", "Run a command in a running VM."),
+        "start": ("banger.cli.vm_life:start", "Boot VMs."),
+        "stop": ("banger.cli.vm_life:stop", "Shut VMs down in order."),
+        "restart": ("banger.cli.vm_life:restart", "Stop and start VMs."),
+        "kill": ("banger.cli.vm_life:kill", "End VMs at once."),
+        "delete": ("banger.cli.vm_life:delete", "End VMs and remove all of them."),
+        "set": ("banger.cli.vm_life:set_command", "Change size or NAT of VMs."),
+        "logs": ("banger.cli.vm_logs:logs", "The console's or the monitor's log."),
+    },
+    hidden=frozenset({"ps"}),
+)

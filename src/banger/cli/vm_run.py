@@ -1,0 +1,121 @@
+"""`banger vm run` and `vm create`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from banger.cli import state
+from banger.cli.boot import Interrupted, Lease, boot, delete, uninterrupted
+from banger.cli.lazy import GuestCommand, guest_command
+from banger.cli.options import (
+    create_fields,
+    environment_options,
+    json_option,
+    quiet_option,
+    read_environment,
+    sizing_options,
+)
+from banger.cli.progress import Progress
+from banger.cli.render import is_terminal, out, print_json
+from banger.cli.vm_exec import SHELL, GuestOptions, run_in_guest
+from banger.client.client import Client
+
+
+@click.command("create", help="Make a VM and boot it; print its id.")
+@sizing_options
+@click.option("--no-start", is_flag=True, help="Only make it.")
+@json_option
+@quiet_option
+def create(no_start: bool, as_json: bool, **sizing: Any) -> int:
+    fields = create_fields(**sizing)
+    if no_start:
+        fields["start"] = False
+    try:
+        with Client() as client, Progress() as progress:
+            vm = boot(client, fields, progress)
+    except Interrupted as interrupted:
+        return interrupted.status
+    if as_json:
+        print_json(vm)
+    else:
+        out(vm["id"])
+    return 0
+
+
+@click.command(
+    "run",
+    cls=GuestCommand,
+    help="""Make a VM, boot it, and run a shell in it, or the command after `--`.
+
+    \b
+    banger vm run                              a shell; the VM stays
+    banger vm run --rm -- sh -c 'uname -a'     one command; the VM goes
+    banger vm run --name web -d                no shell: it stays and runs
+    """,
+)
+@sizing_options
+@environment_options
+@click.option("--rm", "remove", is_flag=True, help="Delete the VM when the shell or command ends.")
+@click.option("-d", "--detach", is_flag=True, help="Leave it running; print its id.")
+@quiet_option
+def run(
+    env: tuple[str, ...],
+    env_file: tuple[str, ...],
+    cwd: str,
+    user: str,
+    terminal: bool,
+    remove: bool,
+    detach: bool,
+    **sizing: Any,
+) -> int:
+    began = time.monotonic()
+    ctx = click.get_current_context()
+    argv = guest_command(ctx)
+    if detach and remove:
+        raise click.UsageError("--detach leaves the VM and --rm removes it: choose one", ctx)
+    if detach and argv is not None:
+        raise click.UsageError("--detach runs no command: leave it out, or run it with banger vm exec", ctx)
+    fields = create_fields(**sizing)
+    if remove:
+        fields["auto_remove"] = True
+    variables = read_environment(env, env_file)
+    if not detach:
+        state.own_failures_are_125()
+        # a shell at a terminal is interactive; a command is only when -t says so
+        terminal = terminal or (argv is None and is_terminal(0) and is_terminal(1))
+    try:
+        with Client() as client, Progress() as progress:
+            vm = boot(client, fields, progress)
+            vm_id, name = str(vm["id"]), str(vm["name"])
+            progress.line(f"ready in {time.monotonic() - began:.1f}s", dim=True)
+            if detach:
+                out(vm_id)
+                progress.line(
+                    f"{name} runs: banger vm exec -t {name} -- sh, banger vm delete {name}", dim=True
+                )
+                return 0
+            command = argv or SHELL
+            how = GuestOptions(variables, cwd, user, terminal, "exec" if argv else "shell")
+            if not remove:
+                return run_in_guest(client, vm_id, command, how=how)
+            return _and_remove(client, vm_id, command, how=how)
+    except Interrupted as interrupted:
+        return interrupted.status
+
+
+def _and_remove(client: Client, vm_id: str, command: Sequence[str], *, how: GuestOptions) -> int:
+    lease: Lease | None = None
+    try:
+        lease = Lease(client, vm_id)
+        return run_in_guest(client, vm_id, command, how=how, companion=lease)
+    finally:
+        with uninterrupted():
+            try:
+                delete(client, vm_id)
+            finally:
+                if lease is not None:
+                    lease.close()

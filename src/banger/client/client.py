@@ -1,0 +1,356 @@
+"""The Python SDK: `Client().list_vms()`. Synchronous, standard library only, one connection reused.
+
+A Client starts the daemon when it is not there, and replaces one that is older than itself while that is
+idle (its VMs run on). Not for use by several threads at once. Every call may raise BangerError.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import banger
+from banger.client.errors import DaemonUnreachable, error_from_body
+from banger.client.http import Connection, HTTPError, Response
+from banger.config.paths import Paths, resolve_paths
+from banger.errors import BangerError, ErrorCode
+
+if TYPE_CHECKING:
+    from banger.client import shapes
+
+REQUEST_TIMEOUT_S = 60.0
+STREAM_TIMEOUT_S = 30.0
+"""Without a line: six of the daemon's heartbeats are missing by then."""
+STOP_TIMEOUT_S = 60.0
+RECONNECTS = 3
+_UNSAFE = frozenset(b"/?#%\\ ")
+
+
+class Client:
+    """Talks to the daemon of these paths (default: the environment's). A context manager."""
+
+    def __init__(
+        self, paths: Paths | None = None, *, autostart: bool = True, version: str = banger.__version__
+    ) -> None:
+        self.paths = resolve_paths() if paths is None else paths
+        self._autostart = autostart
+        self._version = version
+        self._idle: Connection | None = None
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._idle is not None:
+            self._idle.close()
+            self._idle = None
+
+    # the daemon
+
+    def info(self) -> shapes.Info:
+        return self._get("/v1")  # type: ignore[return-value]
+
+    def stop_daemon(self, *, if_idle: bool = False) -> bool:
+        """End the daemon and wait until it is gone; False when there was none. VMs run on."""
+        from banger.client.start import wait_gone
+
+        quiet = Client(self.paths, autostart=False, version="")
+        with quiet:
+            try:
+                pid = int(quiet.info()["pid"])
+            except DaemonUnreachable:
+                return False
+            pidfd = os.pidfd_open(pid)
+            try:
+                quiet.request("POST", "/v1/daemon/stop", {"if_idle": if_idle})
+                self.close()
+                if not wait_gone(pidfd, STOP_TIMEOUT_S):
+                    raise BangerError(ErrorCode.TIMEOUT, f"the daemon (pid {pid}) does not end")
+            finally:
+                os.close(pidfd)
+        return True
+
+    # VMs: reading
+
+    def list_vms(self) -> list[shapes.VM]:
+        vms: list[shapes.VM] = self._get("/v1/vms")["vms"]
+        return vms
+
+    def show_vm(self, reference: str) -> shapes.VM:
+        return self._get(f"/v1/vms/{quote(reference)}")  # type: ignore[return-value]
+
+    def connect_vm(self, reference: str, *, purpose: str = "exec") -> shapes.Connect:
+        """Where its agent is; touches the VM."""
+        return self.request("POST", f"/v1/vms/{quote(reference)}/connect", {"purpose": purpose})  # type: ignore[return-value]
+
+    def logs(
+        self, reference: str, *, source: str = "console", follow: bool = False, tail: int | None = None
+    ) -> Iterator[bytes]:
+        """Raw pieces of the log: nothing is made safe for a terminal."""
+        target = (
+            f"/v1/vms/{quote(reference)}/logs?source={quote(source)}&follow={'true' if follow else 'false'}"
+        )
+        if tail is not None:
+            target += f"&tail={tail}"
+        connection, response = self.open("GET", target, timeout_s=None if follow else REQUEST_TIMEOUT_S)
+        try:
+            yield from _translated(response.chunks())
+        finally:
+            connection.close()
+
+    def lease(self, reference: str) -> Connection:
+        """Hold a VM with auto_remove: for as long as the connection returned is open."""
+        connection, response = self.open("POST", f"/v1/vms/{quote(reference)}/lease")
+        try:
+            next(_translated(response.lines()), None)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    # VMs: operations
+
+    def create_vm(self, **fields: Any) -> Operation:
+        """fields: those of CreateVM (docs/api.md)."""
+        return self.operation("POST", "/v1/vms", fields)
+
+    def delete_vm(self, reference: str) -> Operation:
+        return self.operation("DELETE", f"/v1/vms/{quote(reference)}")
+
+    def set_vm(self, reference: str, **fields: Any) -> Operation:
+        return self.operation("PATCH", f"/v1/vms/{quote(reference)}", fields)
+
+    def start_vm(self, reference: str) -> Operation:
+        return self.operation("POST", f"/v1/vms/{quote(reference)}/start")
+
+    def stop_vm(self, reference: str) -> Operation:
+        return self.operation("POST", f"/v1/vms/{quote(reference)}/stop")
+
+    def restart_vm(self, reference: str) -> Operation:
+        return self.operation("POST", f"/v1/vms/{quote(reference)}/restart")
+
+    def kill_vm(self, reference: str, *, signal: str = "TERM") -> Operation:
+        return self.operation("POST", f"/v1/vms/{quote(reference)}/kill", {"signal": signal})
+
+    # images and kernels
+
+    def list_images(self) -> list[shapes.Image]:
+        images: list[shapes.Image] = self._get("/v1/images")["images"]
+        return images
+
+    def show_image(self, reference: str) -> shapes.Image:
+        return self._get(f"/v1/images/{quote(reference)}")  # type: ignore[return-value]
+
+    def list_kernels(self) -> list[shapes.Kernel]:
+        kernels: list[shapes.Kernel] = self._get("/v1/kernels")["kernels"]
+        return kernels
+
+    # underneath
+
+    def operation(self, method: str, target: str, body: dict[str, Any] | None = None) -> Operation:
+        """Start a long piece of work; it goes on whether or not anybody waits."""
+        reply = self.request(method, target, body)
+        return Operation(self, reply)  # type: ignore[arg-type]
+
+    def _get(self, target: str) -> dict[str, Any]:
+        return self.request("GET", target)
+
+    def request(self, method: str, target: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The JSON object that the daemon answers; its error as BangerError."""
+        connection, response = self.open(method, target, body)
+        try:
+            reply = json.loads(response.read() or b"{}")
+        except (OSError, HTTPError) as error:
+            connection.close()
+            raise _gone(error) from error
+        except ValueError as error:
+            connection.close()
+            raise BangerError(ErrorCode.INTERNAL, "the daemon's answer is no JSON") from error
+        if connection.reusable and connection.idle:
+            self._keep(connection)
+        else:
+            connection.close()
+        if not isinstance(reply, dict):
+            raise BangerError(ErrorCode.INTERNAL, "the daemon's answer is no object")
+        return reply
+
+    def open(
+        self,
+        method: str,
+        target: str,
+        body: dict[str, Any] | None = None,
+        *,
+        timeout_s: float | None = REQUEST_TIMEOUT_S,
+        headers: dict[str, str] | None = None,
+    ) -> tuple[Connection, Response]:
+        """Send a request and read the reply's head; the caller reads the body and closes the connection."""
+        payload = None if body is None else json.dumps(body).encode()
+        sent = {"Banger-Client-Version": self._version} if self._version else {}
+        sent.update(headers or {})
+        for attempt in (1, 2):
+            reused = self._idle is not None
+            connection = self._connection()
+            connection.socket.settimeout(timeout_s)
+            try:
+                response = connection.request(method, target, headers=sent, body=payload)
+            except (OSError, HTTPError) as error:
+                connection.close()
+                # an idle connection that the daemon closed meanwhile: nothing was answered on it, and
+                # only what changes nothing is asked again
+                if attempt == 1 and reused and method == "GET":
+                    continue
+                raise _gone(error) from error
+            except BaseException:
+                connection.close()
+                raise
+            if response.status == 426 and attempt == 1 and self._version:
+                connection.close()
+                self._replace_daemon()
+                sent.pop("Banger-Client-Version", None)
+                continue
+            if response.status >= 400:
+                try:
+                    raise _failure(response)
+                finally:
+                    connection.close()
+            return connection, response
+        raise DaemonUnreachable("the daemon does not answer")
+
+    def _connection(self) -> Connection:
+        if self._idle is not None:
+            connection, self._idle = self._idle, None
+            return connection
+        try:
+            return Connection(self.paths.socket, REQUEST_TIMEOUT_S)
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
+            if not self._autostart:
+                raise DaemonUnreachable("the daemon is not running", hint="banger daemon start") from error
+        except OSError as error:
+            raise _gone(error) from error
+        from banger.client.start import start_daemon
+
+        start_daemon(self.paths)
+        try:
+            return Connection(self.paths.socket, REQUEST_TIMEOUT_S)
+        except OSError as error:
+            raise _gone(error) from error
+
+    def _keep(self, connection: Connection) -> None:
+        if self._idle is not None:
+            self._idle.close()
+        self._idle = connection
+
+    def _replace_daemon(self) -> None:
+        """The daemon is older than this client, and idle: end it and start our own. VMs run on."""
+        self.close()
+        try:
+            self.stop_daemon(if_idle=True)
+        except BangerError as error:
+            if error.code is not ErrorCode.BUSY:  # it became busy: it serves us as it is
+                raise
+
+
+class Operation:
+    """A long piece of work in the daemon, and how to follow it."""
+
+    def __init__(self, client: Client, reply: shapes.Operation) -> None:
+        self._client = client
+        self.id = reply["id"]
+        self.kind = reply["kind"]
+        self.url = reply["url"]
+        self.vm_id = reply.get("vm_id", "")
+
+    def cancel(self) -> None:
+        self._client.request("POST", f"{self.url}/cancel")
+
+    def wait(self, on_event: Callable[[shapes.Event], None] | None = None) -> dict[str, Any]:
+        """Its result; its error as BangerError. A connection that breaks is made again, nothing is missed."""
+        for event in self.events():
+            if on_event is not None:
+                on_event(event)
+            if event["kind"] == "result":
+                return event.get("result", {})
+            if event["kind"] == "error":
+                raise error_from_body(event.get("error", {}), fallback=f"{self.kind} failed")
+        raise DaemonUnreachable(f"the daemon said nothing about the end of {self.kind}")
+
+    def events(self) -> Iterator[shapes.Event]:
+        """Every event but heartbeats, to the last."""
+        after, failures = 0, 0
+        while True:
+            try:
+                connection, response = self._client.open(
+                    "GET", f"{self.url}/events?after={after}", timeout_s=STREAM_TIMEOUT_S
+                )
+                try:
+                    for line in response.lines():
+                        event: shapes.Event = json.loads(line)
+                        self.vm_id = event.get("vm_id", "") or self.vm_id
+                        after, failures = event["seq"], 0
+                        if event["kind"] != "heartbeat":
+                            yield event
+                        if event["kind"] in ("result", "error"):
+                            return
+                finally:
+                    connection.close()
+                failure: Exception = HTTPError("the stream ended early")
+            except (OSError, HTTPError, ValueError, DaemonUnreachable) as error:
+                failure = error
+            except BangerError as error:
+                if error.code is ErrorCode.NOT_FOUND:
+                    raise DaemonUnreachable(
+                        f"the daemon was restarted while {self.kind} was under way",
+                        hint="`banger vm list` shows what became of it",
+                    ) from error
+                raise
+            failures += 1
+            if failures > RECONNECTS:
+                raise _gone(failure) from failure
+
+
+def quote(text: str) -> str:
+    """A reference as one path segment (percent-encoded UTF-8)."""
+    raw = text.encode("utf-8", "surrogateescape")
+    if text in (".", ".."):
+        return "".join(f"%{byte:02X}" for byte in raw)
+    return (
+        "".join(chr(byte) if 32 < byte < 127 and byte not in _UNSAFE else f"%{byte:02X}" for byte in raw)
+        or "%20"
+    )
+
+
+def _failure(response: Response) -> BangerError:
+    try:
+        body = json.loads(response.read())
+    except (OSError, HTTPError, ValueError):
+        body = {}
+    known: dict[str, object] = body if isinstance(body, dict) else {}
+    return error_from_body(known, fallback=f"the daemon answered {response.status}")
+
+
+def _translated(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same pieces; a connection that breaks is the daemon that went away."""
+    try:
+        yield from pieces
+    except (OSError, HTTPError) as error:
+        raise _gone(error) from error
+
+
+def _gone(error: Exception) -> BangerError:
+    if isinstance(error, BangerError):
+        return error
+    if isinstance(error, PermissionError):
+        return BangerError(
+            ErrorCode.PERMISSION_DENIED,
+            "the daemon's socket belongs to another user",
+            hint="run banger as the user who started the daemon",
+            details=str(error),
+        )
+    if isinstance(error, TimeoutError):
+        return DaemonUnreachable("the daemon does not answer", details=str(error))
+    return DaemonUnreachable("the daemon went away", details=f"{type(error).__name__}: {error}")

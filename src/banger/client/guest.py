@@ -1,0 +1,339 @@
+"""Running a command in a guest, straight at its agent: no daemon in the data path, no threads.
+
+One poll loop over the guest's connection, our three streams, signals, and what the caller wants watched
+(its lease). The guest socket is opened directly; a caller that may not is served through the daemon's
+Upgrade route. After a crash of ours the agent hangs up the command.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import stat
+import time
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from banger.client.client import Client, quote
+from banger.client.errors import GuestUnreachable
+from banger.client.http import connect_unix
+from banger.client.terminal import FORWARDED, RawTerminal, SignalPipe, is_background, window_size
+from banger.errors import BangerError, ErrorCode
+from banger.guest import wire
+
+CONNECT_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 60.0
+"""From the request to STARTED: an emulated guest under load is slow, a dead one is not waited for."""
+UPGRADE = "banger-agent/1"
+MAX_QUEUED = 256 << 10
+"""Bytes held for a reader of ours that is slow; past that the guest is not read."""
+PIPE_PIECE = 4096  # PIPE_BUF: what a pipe that polls writable takes without blocking (pipe(7))
+NOT_FOUND, NOT_EXECUTABLE = 127, 126
+EXIT_STATUS = {"not_found": NOT_FOUND, "not_executable": NOT_EXECUTABLE}
+SIGNAL_BASE = 128
+IMPATIENT = 3
+"""That many SIGINT or SIGTERM, and we go ourselves."""
+
+
+class Companion(Protocol):
+    """Something of the caller's that the loop looks after: its lease. All of it must be quick."""
+
+    @property
+    def fd(self) -> int:
+        """What to watch, -1 for nothing just now."""
+        ...
+
+    def readable(self) -> None: ...
+
+    def tick(self) -> None:
+        """About once a second, and oftener."""
+        ...
+
+
+class CommandNotStarted(BangerError):
+    """The agent could not start the command. status: what the caller should exit with, 0 for its own."""
+
+    def __init__(self, brief: str, *, status: int, code: str) -> None:
+        super().__init__(ErrorCode.GUEST_ERROR, brief, data={"agent_code": code})
+        self.status = status
+
+
+def connect_agent(client: Client, reference: str, *, purpose: str = "exec") -> socket.socket:
+    """A blocking socket that speaks the agent's protocol. WRONG_STATE, GUEST_UNREACHABLE."""
+    where = client.connect_vm(reference, purpose=purpose)
+    try:
+        return _handshake(where["vsock_path"], int(where["port"]))
+    except (PermissionError, FileNotFoundError):
+        return _upgrade(client, reference)
+    except OSError as error:
+        raise GuestUnreachable(
+            f"the agent of {where['name']} does not answer",
+            details=f"{where['vsock_path']}: {error}",
+            hint=f"banger vm logs {where['name']}",
+        ) from error
+
+
+def _handshake(path: str, port: int) -> socket.socket:
+    connection = connect_unix(path, CONNECT_TIMEOUT_S)
+    try:
+        connection.sendall(f"CONNECT {port}\n".encode())
+        line = b""
+        while not line.endswith(b"\n"):
+            byte = connection.recv(1)
+            if not byte or len(line) > 32:
+                raise ConnectionError(f"handshake {line!r}")
+            line += byte
+        if not line.startswith(b"OK "):
+            raise ConnectionError(f"handshake {line!r}")
+        return connection
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _upgrade(client: Client, reference: str) -> socket.socket:
+    connection, response = client.open(
+        "GET", f"/v1/vms/{quote(reference)}/agent", headers={"Connection": "Upgrade", "Upgrade": UPGRADE}
+    )
+    taken, early = connection.take_socket()
+    if response.status != 101 or early:
+        taken.close()
+        raise GuestUnreachable("the daemon does not pass the guest's agent on")
+    return taken
+
+
+class Exec:
+    """One command in a guest with our standard streams. run() to its status; the socket is closed then."""
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        *,
+        terminal: bool = False,
+        stdin: int | None = 0,
+        stdout: int = 1,
+        stderr: int = 2,
+        companion: Companion | None = None,
+    ) -> None:
+        self._connection = connection
+        self._terminal = terminal
+        self._stdin = stdin
+        self._companion = companion
+        self._stdin_is_terminal = stdin is not None and os.isatty(stdin)
+        self._frames = wire.FrameReader()
+        self._started = False
+        self._window = wire.WIRE_STDIN_WINDOW
+        self._to_guest = bytearray()
+        self._queues: dict[int, bytearray] = {stdout: bytearray(), stderr: bytearray()}
+        self._stdout, self._stderr = stdout, stderr
+        self._status: int | None = None
+        self._impatience = 0
+
+    def run(
+        self, argv: Sequence[str], env: Mapping[str, str] | None = None, *, cwd: str = "", user: str = ""
+    ) -> int:
+        """The command's status: its exit code, or 128 + the signal that ended it.
+
+        CommandNotStarted, GUEST_UNREACHABLE when the connection breaks before the command's end.
+        """
+        rows, cols = window_size(self._stdin if self._stdin is not None else 0)
+        try:
+            request = wire.encode_exec(
+                argv,
+                env,
+                cwd=cwd,
+                user=user,
+                terminal=self._terminal,
+                stdin=self._stdin is not None,
+                rows=rows,
+                cols=cols,
+            )
+        except wire.WireError as error:
+            self._connection.close()
+            raise BangerError(ErrorCode.INVALID_ARGUMENT, str(error)) from None
+        numbers = (*FORWARDED, signal.SIGWINCH) if self._terminal else FORWARDED
+        try:
+            self._connection.settimeout(CONNECT_TIMEOUT_S)
+            self._connection.sendall(request)
+            self._connection.setblocking(False)
+            with SignalPipe(numbers) as signals:
+                if not self._terminal or self._stdin is None:
+                    return self._loop(signals)
+                with RawTerminal(self._stdin):
+                    return self._loop(signals)
+        except wire.WireError as error:
+            raise GuestUnreachable("the guest's agent speaks nonsense", details=str(error)) from error
+        except (BrokenPipeError, ConnectionError, TimeoutError) as error:
+            raise self._lost(error) from error
+        finally:
+            self._connection.close()
+
+    def _lost(self, error: Exception | None) -> BangerError:
+        if not self._started:
+            return GuestUnreachable(
+                "the guest's agent does not answer", details=str(error) if error else None
+            )
+        return GuestUnreachable(
+            "the connection to the guest broke before the command ended",
+            details=str(error) if error else None,
+            hint="`banger vm list` shows whether the VM still runs",
+        )
+
+    # the loop
+
+    def _loop(self, signals: SignalPipe) -> int:
+        give_up = time.monotonic() + START_TIMEOUT_S
+        if self._stdin is not None:
+            try:
+                os.fstat(self._stdin)
+            except OSError:  # started with stdin closed
+                self._end_stdin()
+        while self._status is None or any(self._queues.values()):
+            ready = self._wait(signals)
+            if signals.fd in ready:
+                self._forward(signals.read())
+                if self._status is not None and self._impatience >= IMPATIENT:
+                    break
+            if self._companion is not None:
+                if self._companion.fd in ready:
+                    self._companion.readable()
+                self._companion.tick()
+            guest = self._connection.fileno()
+            if ready.get(guest, 0) & select.POLLOUT:
+                self._flush_guest()
+            if ready.get(guest, 0) & ~select.POLLOUT and self._status is None:
+                self._read_guest()
+            for descriptor in (self._stdout, self._stderr):
+                if descriptor in ready and self._queues[descriptor] and not self._write_out(descriptor):
+                    return SIGNAL_BASE + signal.SIGPIPE
+            if self._stdin is not None and self._stdin in ready:
+                self._read_stdin()
+            if not self._started and self._status is None and time.monotonic() > give_up:
+                raise TimeoutError(f"the command did not start within {START_TIMEOUT_S:.0f} s")
+        return self._status if self._status is not None else SIGNAL_BASE
+
+    def _wait(self, signals: SignalPipe) -> dict[int, int]:
+        wanted: dict[int, int] = {signals.fd: select.POLLIN}
+        if self._companion is not None and self._companion.fd >= 0:
+            wanted[self._companion.fd] = select.POLLIN
+        if self._status is None:
+            guest = 0
+            if max(len(queue) for queue in self._queues.values()) < MAX_QUEUED:
+                guest |= select.POLLIN
+            if self._to_guest:
+                guest |= select.POLLOUT
+            wanted[self._connection.fileno()] = guest
+            if self._stdin is not None and self._may_read_stdin(self._stdin):
+                wanted[self._stdin] = select.POLLIN
+        for descriptor, queue in self._queues.items():
+            if queue:
+                wanted[descriptor] = wanted.get(descriptor, 0) | select.POLLOUT
+        poll = select.poll()
+        for descriptor, events in wanted.items():
+            poll.register(descriptor, events)
+        return dict(poll.poll(1000))
+
+    def _may_read_stdin(self, descriptor: int) -> bool:
+        if not self._started or self._window <= 0 or len(self._to_guest) >= MAX_QUEUED:
+            return False
+        return not (self._stdin_is_terminal and is_background(descriptor))
+
+    # the guest's side
+
+    def _read_guest(self) -> None:
+        try:
+            data = self._connection.recv(256 << 10)
+        except BlockingIOError:
+            return
+        if not data:
+            raise self._lost(None)
+        for frame in self._frames.feed(data):
+            self._take(frame.type, frame.payload)
+            if self._status is not None:
+                return
+
+    def _take(self, kind: int, payload: bytes) -> None:
+        if kind == wire.FRAME_STDOUT:
+            self._queues[self._stdout] += payload
+        elif kind == wire.FRAME_STDERR:
+            self._queues[self._stderr] += payload
+        elif kind == wire.FRAME_WINDOW:
+            self._window += wire.Fields(payload).number(wire.WINDOW_BYTES)
+        elif kind == wire.FRAME_STARTED:
+            self._started = True
+        elif kind == wire.FRAME_EXIT:
+            fields = wire.Fields(payload)
+            number = fields.number(wire.EXIT_SIGNAL)
+            self._status = (SIGNAL_BASE + number if number else fields.number(wire.EXIT_CODE)) & 0xFF
+        elif kind == wire.FRAME_ERROR:
+            fields = wire.Fields(payload)
+            code = fields.text(wire.ERROR_CODE)
+            message = fields.text(wire.ERROR_MESSAGE) or code
+            raise CommandNotStarted(message, status=EXIT_STATUS.get(code, 0), code=code)
+        # HELLO, and whatever a newer agent says besides
+
+    def _send(self, frame: bytes) -> None:
+        self._to_guest += frame
+        self._flush_guest()
+
+    def _flush_guest(self) -> None:
+        try:
+            while self._to_guest:
+                sent = self._connection.send(self._to_guest)
+                del self._to_guest[:sent]
+        except BlockingIOError:
+            pass
+        except (BrokenPipeError, ConnectionResetError):
+            # the command may have ended while we sent: its EXIT is still to be read
+            self._to_guest.clear()
+            self._stdin = None
+
+    # our side
+
+    def _read_stdin(self) -> None:
+        assert self._stdin is not None
+        try:
+            data = os.read(self._stdin, min(wire.WIRE_MAX_PAYLOAD, self._window))
+        except BlockingIOError:
+            return
+        except OSError:  # a terminal that has gone
+            data = b""
+        if data:
+            self._window -= len(data)
+            self._send(wire.encode_stdin(data))
+        else:
+            self._end_stdin()
+
+    def _end_stdin(self) -> None:
+        self._stdin = None
+        self._send(wire.encode_stdin(b""))
+
+    def _write_out(self, descriptor: int) -> bool:
+        """False when nobody reads any more."""
+        queue = self._queues[descriptor]
+        size = len(queue) if stat.S_ISREG(os.fstat(descriptor).st_mode) else PIPE_PIECE
+        try:
+            written = os.write(descriptor, bytes(queue[:size]))
+        except BlockingIOError:
+            return True
+        except OSError:  # closed by the other end, or never open
+            return False
+        del queue[:written]
+        return True
+
+    def _forward(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            if number == signal.SIGWINCH:
+                rows, cols = window_size(self._stdin if self._stdin is not None else 0)
+                self._send(wire.encode_resize(rows, cols))
+                continue
+            if number in (signal.SIGINT, signal.SIGTERM):
+                self._impatience += 1
+            if number == signal.SIGHUP or self._impatience >= IMPATIENT:
+                # our terminal has gone, or our user has had enough: closing hangs the command up
+                self._status = SIGNAL_BASE + number
+                self._impatience = IMPATIENT
+                return
+            self._send(wire.encode_signal(number))

@@ -1,0 +1,124 @@
+"""The shapes of what the daemon answers, for type checkers only: never imported at run time.
+
+docs/api.md has the same, made from the daemon's own Structs. total=False: empty fields are left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class Spec(TypedDict):
+    vcpu_count: int
+    memory_mib: int
+    system_overlay_size_bytes: int
+    work_disk_size_bytes: int
+    nat_enabled: bool
+
+
+class Runtime(TypedDict, total=False):
+    state: str
+    guest_ip: str
+    vm_dir: str
+    vsock_path: str
+    log_path: str
+    dns_name: str
+    last_error: str
+
+
+class Workspace(TypedDict, total=False):
+    repo_name: str
+    guest_path: str
+
+
+class VMRequired(TypedDict):
+    id: str
+    name: str
+    image_id: str
+    state: str
+    created_at: str
+    updated_at: str
+    last_touched_at: str
+    spec: Spec
+    runtime: Runtime
+
+
+class VM(VMRequired, total=False):
+    image: str
+    auto_remove: bool
+    stats: dict[str, Any]
+    workspace: Workspace
+
+
+class Image(TypedDict, total=False):
+    id: str
+    name: str
+    managed: bool
+    docker: bool
+    build_size: int
+    created_at: str
+
+
+class Kernel(TypedDict, total=False):
+    name: str
+    distro: str
+    arch: str
+    kernel_version: str
+    sha256: str
+    source: str
+    imported_at: str
+
+
+class Info(TypedDict):
+    api: str
+    version: str
+    pid: int
+    instance: str
+    features: list[str]
+    started_at: str
+    running_operations: int
+
+
+class ExecDefaults(TypedDict, total=False):
+    cwd: str
+    user: str
+    env: dict[str, str]
+
+
+class Connect(TypedDict):
+    id: str
+    name: str
+    vm_dir: str
+    vsock_path: str
+    port: int
+    exec: ExecDefaults
+
+
+class OperationRequired(TypedDict):
+    id: str
+    kind: str
+    status: str
+    url: str
+
+
+class Operation(OperationRequired, total=False):
+    vm_id: str
+    result: dict[str, Any]
+    error: dict[str, Any]
+
+
+class EventRequired(TypedDict):
+    seq: int
+    time: str
+    op_id: str
+    kind: str
+
+
+class Event(EventRequired, total=False):
+    step: str
+    message: str
+    current: int
+    total: int
+    vm_id: str
+    result: dict[str, Any]
+    error: dict[str, Any]
