@@ -268,6 +268,16 @@ async def test_a_slow_start_is_waited_for(
     await machine.close()
 
 
+async def test_a_start_that_takes_too_long_is_ended(
+    fake: Callable[[Plan], str], tmp_path: Path, launcher: DirectLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("banger.vmm.firecracker.machine.API_DEADLINE_S", 0.2)
+    program = fake({"start_seconds": 60})
+    with pytest.raises(MonitorError, match="did not answer within"):
+        await launched(program, make_vm(tmp_path), launcher)
+    assert await asyncio.to_thread(launcher.started[0].wait, 5) == -signal.SIGKILL
+
+
 async def test_a_guests_reset_ends_the_machine(
     fake: Callable[[Plan], str], tmp_path: Path, launcher: DirectLauncher
 ) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 from pathlib import Path
 
 from banger.model.records import ProcessIdentity
@@ -70,6 +71,7 @@ class FirecrackerMachine:
         try:
             await machine._connect()
         except BaseException:
+            machine._watch.kill(signal.SIGKILL)  # the caller learns of no process, so it is ended here
             await machine.close()
             raise
         return machine
