@@ -34,7 +34,7 @@ async def debugfs(made: Artifacts, image: Path, command: str) -> str:
     done = await run(
         [made.e2fsprogs.debugfs, "-R", command, str(image)], timeout_s=30, env=made.e2fsprogs.env
     )
-    return done.stdout.decode()
+    return done.stdout.decode("utf-8", "replace")
 
 
 def test_kernel_is_trimmed_and_has_what_a_guest_needs(made: Artifacts) -> None:
@@ -49,6 +49,12 @@ def test_kernel_is_trimmed_and_has_what_a_guest_needs(made: Artifacts) -> None:
     assert names.index("virtio_ring") < names.index("virtio_mmio")
     assert sum(len(module.content) for module in modules.load_order(made.modules_dir)) < 3 << 20
     assert (made.modules_dir / "modules.dep.bin").is_file()
+
+
+def test_initramfs_is_small_and_kept(made: Artifacts) -> None:
+    path = made.initramfs()
+    assert path.stat().st_size < 3 << 20
+    assert made.initramfs() == path
 
 
 async def test_rootfs_is_clean_and_as_debian_made_it(made: Artifacts) -> None:

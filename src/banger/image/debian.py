@@ -1,6 +1,6 @@
 """The Debian recipe: mmdebstrap's tar stream, and what banger changes in it.
 
-mmdebstrap runs as root, or in a user namespace as a plain user; it checks Debian's signatures with the
+mmdebstrap runs in namespaces of its own, as root or as a plain user; it checks Debian's signatures with the
 same keyring, from the same mirror, as the archive client. No hook and no chroot of banger's: changes
 are entries of the tar, made while it streams by (rootfs.py). What a killed mmdebstrap leaves is in the
 folder that the caller gives it, which the next try removes.
@@ -23,6 +23,8 @@ from banger.model.progress import Progress, ProgressEvent
 from banger.system.run import run, run_to_fd
 
 TIMEOUT_S = 3600.0
+_AS_NAMESPACE_ROOT = ("--user", "--map-root-user", "--map-auto")
+"""unshare's options (util-linux ≥ 2.38); newuidmap and /etc/subuid are needed, as for any rootless build."""
 _STEP = "rootfs"
 
 MASKED = (
@@ -102,10 +104,23 @@ def command(
     proxies: sources.Proxies,
     keyring: Path,
 ) -> list[str]:
-    """mmdebstrap's argv: the tar goes to stdout."""
-    argv = [
+    """The argv: the tar goes to stdout.
+
+    mmdebstrap mounts /proc, /sys and a /dev in its tree, and would leave mounts and processes behind when
+    killed. So it gets namespaces of its own (for a plain user also one of user ids: their own is its
+    root, their subordinate ids are the others), which end with it; and it ends with the daemon.
+    """
+    argv = ["setpriv", "--pdeathsig", "KILL", "unshare"]
+    argv += [] if os.geteuid() == 0 else [*_AS_NAMESPACE_ROOT, "--setuid", "0", "--setgid", "0"]
+    argv += [
+        "--mount",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        "--kill-child=KILL",
         "mmdebstrap",
-        "--mode=root" if os.geteuid() == 0 else "--mode=unshare",
+        "--mode=root",
+        "--skip=chroot/mount/sys",  # which a plain user may not mount; nothing in the recipe needs it
         "--variant=minbase",
         "--format=tar",
         f"--architectures={architecture}",
@@ -131,9 +146,14 @@ async def build_tree(
     root_tar: Path,
     seed_tar: Path,
     modules: tuple[Path, str] | None,
+    lock: int,
     progress: Progress,
 ) -> Rewritten:
-    """Run the recipe. work: an empty folder for mmdebstrap's tree; modules: see rootfs.rewrite's add_tree."""
+    """Run the recipe. work: an empty folder for mmdebstrap's tree; modules: see rootfs.rewrite's add_tree.
+
+    lock: the descriptor of the lock under which this runs. mmdebstrap inherits it: should it outlive a
+    killed daemon for a moment, the next builder waits for its end and not just for the daemon's.
+    """
     base = sources.normalise_mirror(mirror) if mirror else await asyncio.to_thread(sources.find_mirror, "")
     argv = command(
         image,
@@ -167,7 +187,7 @@ async def build_tree(
     broken_off = False
     try:
         try:
-            await run_to_fd(argv, write_end, timeout_s=TIMEOUT_S, env=env, on_line=heard)
+            await run_to_fd(argv, write_end, timeout_s=TIMEOUT_S, env=env, on_line=heard, pass_fds=(lock,))
         finally:
             # a reader that has ended by now did so because of what it read, and mmdebstrap died of that
             broken_off = rewriting.done()
@@ -204,14 +224,10 @@ def _rewrite(
 
 
 async def remove_work(work: Path) -> None:
-    """Remove mmdebstrap's folder. A plain user's namespace left files that only it can remove."""
+    """Remove mmdebstrap's folder. A plain user's has files of their subordinate ids."""
     if not await asyncio.to_thread(os.path.lexists, work):
         return
     if os.geteuid() != 0:
-        for child in await asyncio.to_thread(lambda: sorted(work.iterdir())):
-            await run(
-                ["mmdebstrap", "--unshare-helper", "rm", "-rf", "--one-file-system", str(child)],
-                timeout_s=120,
-                check=False,
-            )
+        argv = ["unshare", *_AS_NAMESPACE_ROOT, "rm", "-rf", "--one-file-system", "--", str(work)]
+        await run(argv, timeout_s=300, check=False)
     await asyncio.to_thread(remove_tree, work)

@@ -3,16 +3,14 @@
 A managed image owns all it needs: `rootfs.ext4`, `work-seed.tar`, `vmlinux`, `modules/`, `kernel.json`
 and `image.json` (its record with relative paths: an image published just before a crash, or brought
 along with a state folder, is taken into the store when it is asked for). Slow work happens in
-`.staging-<name>` under the flock `.lock-<name>`; publication is one rename. A crash leaves staging,
-which the next try for that name removes. Called by the vm room and the daemon.
+`.staging-<name>` and `.build-<name>` under the flock `.lock-<name>`; publication is one rename. A crash
+leaves these two, which the next try for that name removes. Called by the vm room and the daemon.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -124,7 +122,7 @@ class ImageService:
             waiting=lambda: progress(
                 ProgressEvent(step="image", message=f"another process is making the image {name}")
             ),
-        ):
+        ) as lock:
             image = self._store.by_name(name)
             if image is not None:
                 return image
@@ -132,7 +130,7 @@ class ImageService:
             if image is None:
                 if entry is None:
                     raise not_found(f"no image {name!r}")
-                image = await self._build(entry, progress)
+                image = await self._build(entry, lock=lock, progress=progress)
             await self._store.put(image)
             return image
 
@@ -151,10 +149,10 @@ class ImageService:
                 return image
         return None
 
-    async def _build(self, entry: catalog.DebianImage, progress: Progress) -> Image:
+    async def _build(self, entry: catalog.DebianImage, *, lock: int, progress: Progress) -> Image:
         """Under the name's lock: the recipe, into staging, published under a new id."""
         staging = self._root / f".staging-{entry.name}"
-        work = build_folder(self._root, entry.name)
+        work = self._root / f".build-{entry.name}"
         await asyncio.to_thread(remove_tree, staging)
         await debian.remove_work(work)
         await asyncio.to_thread(require_space, self._root, _BUILD_SPACE, what=f"building {entry.name}")
@@ -163,8 +161,8 @@ class ImageService:
         image_id = new_image_id()
         try:
             staging.mkdir(mode=0o755)
-            _make_work_folder(work)
-            await self._fill(entry, staging, work=work, programs=programs, progress=progress)
+            work.mkdir(mode=0o755)
+            await self._fill(entry, staging, work=work, programs=programs, lock=lock, progress=progress)
             moment = now()
             image = Image(
                 id=image_id,
@@ -195,6 +193,7 @@ class ImageService:
         *,
         work: Path,
         programs: E2fsprogs,
+        lock: int,
         progress: Progress,
     ) -> None:
         kernel = self._kernels.get(entry.kernel)
@@ -205,6 +204,7 @@ class ImageService:
             mirror=self._settings.debian_mirror,
             architecture=debian_architecture(),
             work=work,
+            lock=lock,
             root_tar=tar,
             seed_tar=staging / WORK_SEED,
             modules=(folder / MODULES, f"usr/lib/modules/{kernel.kernel_version}"),
@@ -252,21 +252,6 @@ def read_image(folder: Path) -> Image | None:
             raise invalid(f"{folder / RECORD} has a path that leaves its folder: {value[:200]!r}")
         paths[key] = str(folder / value) if value else ""
     return msgspec.structs.replace(image, artifact_dir=str(folder), **paths)
-
-
-def build_folder(images_dir: Path, name: str) -> Path:
-    """Where mmdebstrap unpacks: as root below images_dir; else below the temporary folder, because the
-    users of a namespace cannot enter a home that is 0700."""
-    if os.geteuid() == 0:
-        return images_dir / f".build-{name}"
-    mark = hashlib.sha256(f"{images_dir}\0{name}".encode()).hexdigest()[:12]
-    return Path(tempfile.gettempdir(), f"banger-build-{os.getuid()}-{mark}")
-
-
-def _make_work_folder(work: Path) -> None:
-    work.mkdir(mode=0o700)
-    if os.geteuid() != 0:
-        work.chmod(0o1777)  # the namespace's root is another user outside
 
 
 def _make_folder(path: Path) -> None:

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -28,8 +29,10 @@ _LOCK_LOOK_S = 0.1
 @contextlib.asynccontextmanager
 async def exclusive(
     lock: Path, *, timeout_s: float = LOCK_WAIT_S, waiting: Callable[[], None] | None = None
-) -> AsyncIterator[None]:
+) -> AsyncIterator[int]:
     """Hold an flock on the file `lock` (made, and left). `waiting` is called once if another has it.
+
+    Yields the lock's descriptor: a program that inherits it holds the lock until it ends as well.
 
     The lock is looked at every 0.1 s and not waited for in a thread: a thread in flock(2) could not be
     cancelled. It belongs to the open file, so it excludes tasks of this process as well.
@@ -55,19 +58,44 @@ async def exclusive(
             if asyncio.get_running_loop().time() >= deadline:
                 raise ImageError(ErrorCode.BUSY, f"another process has held {lock} for {timeout_s:.0f} s")
             await asyncio.sleep(_LOCK_LOOK_S)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder or file; not being there is no error. Blocking."""
+    """Remove a folder or file; not being there is no error. Blocking.
+
+    A tree with something mounted in it is refused (CLEANUP_FAILED): what is mounted is not ours to remove.
+    """
+    mounts = mounts_below(path)
+    if mounts:
+        raise ImageError(
+            ErrorCode.CLEANUP_FAILED,
+            f"{path} cannot be removed: something is mounted at {mounts[0]}",
+            hint=f"unmount what `findmnt` shows below {path}",
+        )
     try:
         shutil.rmtree(path)
     except NotADirectoryError:
         path.unlink(missing_ok=True)
     except FileNotFoundError:
         pass
+
+
+def mounts_below(path: Path) -> list[str]:
+    """Mount points at or below a path, the deepest first. Blocking."""
+    real = os.path.realpath(path)
+    found: list[str] = []
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        fields = line.split(b" ")
+        # blanks and the like are octal there
+        point = os.fsdecode(
+            re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8) & 0xFF]), fields[4])
+        )
+        if point == real or point.startswith(real.rstrip("/") + "/"):
+            found.append(point)
+    return sorted(found, key=len, reverse=True)
 
 
 @contextlib.asynccontextmanager

@@ -106,3 +106,14 @@ async def test_full_disk_has_its_code(tmp_path: Path) -> None:
     with pytest.raises(BangerError) as caught:
         staging.require_space(tmp_path, 1 << 60, what="it")
     assert caught.value.code is ErrorCode.NO_SPACE
+
+
+def test_mount_points_are_never_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "/proc" in staging.mounts_below(Path("/"))
+    assert staging.mounts_below(tmp_path) == []
+    monkeypatch.setattr(staging, "mounts_below", lambda path: [f"{path}/proc"])
+    (tmp_path / "x/proc").mkdir(parents=True)
+    with pytest.raises(BangerError, match="something is mounted") as caught:
+        staging.remove_tree(tmp_path / "x")
+    assert caught.value.code is ErrorCode.CLEANUP_FAILED
+    assert (tmp_path / "x/proc").exists()
