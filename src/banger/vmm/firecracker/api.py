@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Mapping
 
 import msgspec
 
 from banger.errors import ErrorCode
+from banger.system.unix import unix_address
 from banger.vmm.errors import MonitorError
 from banger.vmm.protocol import API_SOCKET
 
@@ -42,7 +42,7 @@ class InstanceInfo(msgspec.Struct):
 
 
 class FirecrackerApi:
-    """vm_dir: absolute. Connects on first use, through /proc/self/fd, so its length does not matter."""
+    """vm_dir: absolute. Connects on first use; a path of any length will do."""
 
     def __init__(self, vm_dir: str, *, timeout_s: float = TIMEOUT_S) -> None:
         self._vm_dir = vm_dir
@@ -81,13 +81,8 @@ class FirecrackerApi:
                 self._dropped = None
 
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        folder = os.open(self._vm_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            return await asyncio.open_unix_connection(
-                f"/proc/self/fd/{folder}/{API_SOCKET}", limit=_HEAD_LIMIT
-            )
-        finally:
-            os.close(folder)
+        with unix_address(f"{self._vm_dir}/{API_SOCKET}") as address:
+            return await asyncio.open_unix_connection(address, limit=_HEAD_LIMIT)
 
     def _drop(self) -> None:
         if self._streams is not None:

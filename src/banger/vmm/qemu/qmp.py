@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Coroutine, Mapping
 
 import msgspec
 
 from banger.errors import ErrorCode
+from banger.system.unix import unix_address
 from banger.vmm.errors import MonitorError
 from banger.vmm.protocol import API_SOCKET
 
@@ -107,13 +107,8 @@ class Qmp:
     async def _ensure(self) -> bytes:
         if self._streams is not None:
             return b""
-        folder = os.open(self._vm_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            self._streams = await asyncio.open_unix_connection(
-                f"/proc/self/fd/{folder}/{API_SOCKET}", limit=_LINE_LIMIT
-            )
-        finally:
-            os.close(folder)
+        with unix_address(f"{self._vm_dir}/{API_SOCKET}") as address:
+            self._streams = await asyncio.open_unix_connection(address, limit=_LINE_LIMIT)
         if (await self._read()).greeting == _NOTHING:
             raise ValueError("no QMP greeting")
         return await self._command("qmp_capabilities", None)
