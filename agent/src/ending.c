@@ -25,7 +25,7 @@
 #include "mounts.h"
 #include "shared.h"
 
-#define GRACE_MS 10000
+#define GRACE_MS 5000 /* for processes to end at TERM; the host's patience is twice that */
 
 static void reset_machine(void) __attribute__((noreturn));
 
@@ -110,6 +110,8 @@ void ending_run(const char *kind)
 		mount("proc", "/proc", "proc", 0, NULL);
 	if (access("/dev/console", F_OK) < 0)
 		mount("devtmpfs", "/dev", "devtmpfs", 0, NULL);
+	for (int fd = 0; fd < 3; fd++)
+		close(fd); /* a console of the former root would keep that busy */
 	kill(-1, SIGKILL);
 	int64_t deadline = now_ms() + 2000;
 	while ((waitpid(-1, NULL, WNOHANG) >= 0 || errno != ECHILD) && now_ms() < deadline)

@@ -205,10 +205,11 @@ bool unmount_below(const char *top)
 		free(line);
 		fclose(mounts);
 		left = count;
+		bool last_try = left == before;
 		while (count--) {
 			if (umount2(paths[count], UMOUNT_NOFOLLOW) == 0)
 				left--;
-			else if (left == 1)
+			else if (last_try)
 				say("cannot unmount %s: %s", paths[count], strerror(errno));
 			free(paths[count]);
 		}

@@ -138,12 +138,25 @@ static void linger(int fd)
 		;
 }
 
-void requests_serve(int fd)
+static bool say_hello(int fd)
 {
 	struct builder hello = {0};
-	struct frame request;
 	put_hello(&hello);
-	if (frame_write(fd, FRAME_HELLO, hello.bytes, hello.length, now_ms() + REPLY_MS) != IO_OK)
+	return frame_write(fd, FRAME_HELLO, hello.bytes, hello.length, now_ms() + REPLY_MS) == IO_OK;
+}
+
+void requests_refuse(int fd)
+{
+	if (!say_hello(fd))
+		return;
+	reply_error(fd, "busy", "too many connections", 0);
+	linger(fd);
+}
+
+void requests_serve(int fd)
+{
+	struct frame request;
+	if (!say_hello(fd))
 		return;
 	switch (frame_read(fd, &request, now_ms() + REQUEST_MS)) {
 	case IO_OK:

@@ -7,6 +7,9 @@
 /* HELLO, then one request and its exchange. */
 void requests_serve(int fd);
 
+/* HELLO, and that there are too many connections. */
+void requests_refuse(int fd);
+
 void reply_error(int fd, const char *code, const char *message, int error);
 void reply_ok(int fd, const struct builder *builder);
 

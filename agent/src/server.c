@@ -69,7 +69,7 @@ static void connection_run(int fd, int listener, int signals, bool refuse)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	if (!shared->on_host || greet_as_monitor(fd)) {
 		if (refuse)
-			reply_error(fd, "busy", "too many connections", 0);
+			requests_refuse(fd);
 		else
 			requests_serve(fd);
 	}
