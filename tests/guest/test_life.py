@@ -25,6 +25,13 @@ def boot_id(banger: Instance, name: str) -> str:
     return banger.ok("vm", "exec", name, "--", "cat", "/proc/sys/kernel/random/boot_id").text.strip()
 
 
+def await_systemd(banger: Instance, name: str) -> None:
+    """The agent answers before the image's init has finished; these tests ask init itself."""
+    banger.ok(
+        "vm", "exec", name, "--", "sh", "-c", "until systemctl is-system-running --wait; do sleep 0.2; done"
+    )
+
+
 def test_stop_goes_through_init_and_start_finds_what_was_written(banger: Instance) -> None:
     banger.ok("vm", "create", "--name", "keeper")
     banger.ok(
@@ -37,8 +44,8 @@ def test_stop_goes_through_init_and_start_finds_what_was_written(banger: Instanc
         "cat > /etc/systemd/system/mark.service",
         stdin=UNIT.encode(),
     )
-    wait = "systemctl is-system-running --wait >/dev/null; systemctl enable --now mark.service 2>/dev/null"
-    wait += "; systemctl is-active mark"
+    await_systemd(banger, "keeper")
+    wait = "systemctl enable --now mark.service 2>/dev/null; systemctl is-active mark"
     assert banger.ok("vm", "exec", "keeper", "--", "sh", "-c", wait).text == "active\n"
     banger.ok(
         "vm", "exec", "keeper", "--", "sh", "-c", "echo unsynced > /var/lib/unsynced; echo home > /root/home"
@@ -56,6 +63,7 @@ def test_stop_goes_through_init_and_start_finds_what_was_written(banger: Instanc
 
 def test_poweroff_inside_ends_stopped_and_reboot_comes_back(banger: Instance) -> None:
     banger.ok("vm", "create", "--name", "inside")
+    await_systemd(banger, "inside")
     before = boot_id(banger, "inside")
     banger.banger("vm", "exec", "inside", "--", "systemctl", "reboot")
 
@@ -66,6 +74,7 @@ def test_poweroff_inside_ends_stopped_and_reboot_comes_back(banger: Instance) ->
         return "yes" if again.status == 0 and again.text.strip() not in ("", before) else ""
 
     until(came_back, timeout_s=300)
+    await_systemd(banger, "inside")
     banger.banger("vm", "exec", "inside", "--", "systemctl", "poweroff")
     assert banger.until_state("inside", "stopped", "error") == "stopped"
     banger.ok("vm", "delete", "inside")

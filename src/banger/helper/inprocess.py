@@ -51,52 +51,64 @@ class InProcessHelper:
 
     async def ensure_bridge(self, name: str, *, address: str, prefix: int) -> None:
         validate.bridge_name(name)
-        validate.address(address, prefix)
+        wanted = validate.address(address, prefix)
         link = await self._links.get(name)
-        if link is not None:
-            self._require_ours(link, "bridge")
+        if link is None:
+            await self._refuse_overlap(wanted)
+            link = await self._links.create_bridge(name, mac=bridge_mac(wanted))
+            await self._links.set_alias(link, marks.link_alias(self._instance, "", "bridge"))
+            await self._links.disable_ipv6_address(link)
+        elif link.kind == "bridge" and not link.alias and not link.up:
+            # made, but not yet marked, when an earlier daemon died: unmarked bridges of others are up
+            await self._links.set_alias(link, marks.link_alias(self._instance, "", "bridge"))
         else:
-            await self._refuse_overlap(address, prefix)
-            await self._links.add_bridge(name, alias=marks.link_alias(self._instance, "", "bridge"))
-        await self._links.set_address(name, address=address, prefix=prefix)
-        await self._links.set(name, up=True)
+            self._require_ours(link, "bridge")
+        for index, there in await self._links.addresses():
+            if index == link.index and there != wanted:
+                await self._links.remove_address(link, there)
+        await self._links.add_address(link, wanted)
+        await self._links.set_up(link)
 
     async def delete_bridge(self, name: str) -> None:
         link = await self._links.get(validate.bridge_name(name))
-        if link is None or not self._is_ours(link):
-            return
-        await self._links.delete(name)
+        if link is not None and self._is_ours(link):
+            await self._links.delete(link)
 
     async def create_tap(self, name: str, *, bridge: str, vm_id: str) -> None:
         validate.tap_name(name)
-        validate.vm_id(vm_id, optional=True)
+        alias = self._tap_alias(vm_id)
+        master = await self._links.get(validate.bridge_name(bridge))
+        if master is None:
+            raise BangerError(ErrorCode.HOST_UNSUITABLE, f"the bridge {bridge} is gone")
         link = await self._links.get(name)
-        if link is not None:
-            self._require_ours(link, "tap")
-        links.make_tap(name)
-        alias = marks.link_alias(self._instance, vm_id, "tap" if vm_id else "pool")
-        await self._links.set(name, alias=alias, master=validate.bridge_name(bridge), up=True)
+        if link is None:
+            await self._links.create_tap(name, master=master.index, alias=alias)
+            return
+        self._require_ours(link, "tap")
+        await self._links.set_alias(link, alias)
+        await self._links.set_master(link, master.index)
+        await self._links.set_up(link)
 
     async def mark_tap(self, name: str, *, vm_id: str) -> None:
-        validate.vm_id(vm_id, optional=True)
         link = await self._links.get(validate.tap_name(name))
         if link is None:
             raise BangerError(ErrorCode.HOST_UNSUITABLE, f"tap {name} is gone")
         self._require_ours(link, "tap")
-        await self._links.set(name, alias=marks.link_alias(self._instance, vm_id, "tap" if vm_id else "pool"))
+        await self._links.set_alias(link, self._tap_alias(vm_id))
 
     async def delete_tap(self, name: str) -> None:
         link = await self._links.get(validate.tap_name(name))
-        if link is None or not self._is_ours(link):
-            return
-        await self._links.delete(name)
+        if link is not None and self._is_ours(link):
+            await self._links.delete(link)
 
     async def list_links(self) -> tuple[ObservedLink, ...]:
-        return tuple(
-            observed
-            for link in await self._links.all()
-            if (observed := self._observed_link(link)) is not None
-        )
+        found = await self._links.all()
+        names = {link.index: link.name for link in found}
+        return tuple(seen for link in found if (seen := self._observed_link(link, names)) is not None)
+
+    def _tap_alias(self, vm_id: str) -> str:
+        validate.vm_id(vm_id, optional=True)
+        return marks.link_alias(self._instance, vm_id, "tap" if vm_id else "pool")
 
     # nft, loops, dm
 
@@ -210,7 +222,7 @@ class InProcessHelper:
             return ""
         return ROLES.get(program, "monitor")
 
-    def _observed_link(self, link: links.Link) -> ObservedLink | None:
+    def _observed_link(self, link: links.Link, names: dict[int, str]) -> ObservedLink | None:
         mark = marks.parse_link_alias(link.alias)
         namesake = link.name.startswith(TAP_NAMES) or link.name in BRIDGE_NAMES
         if mark is None and not namesake:
@@ -222,7 +234,7 @@ class InProcessHelper:
             kind=kind,
             instance=instance,
             vm_id=vm_id,
-            master=link.master,
+            master=names.get(link.master, ""),
             up=link.up,
             carrier=link.carrier,
         )
@@ -237,16 +249,15 @@ class InProcessHelper:
         hint = "set another bridge_name in config.toml" if what == "bridge" else "banger host audit"
         raise NotOurs(f"the {what} {link.name} is there already, and is not this banger's", hint=hint)
 
-    async def _refuse_overlap(self, address: str, prefix: int) -> None:
-        """Two bridges over one network would split its guests' packets between them."""
-        wanted = ipaddress.IPv4Interface(f"{address}/{prefix}").network
-        for name, there in (await self._links.addresses()).items():
-            for other, other_prefix in there:
-                if wanted.overlaps(ipaddress.IPv4Interface(f"{other}/{other_prefix}").network):
-                    raise NotOurs(
-                        f"the network {wanted} is in use already: {name} has {other}/{other_prefix}",
-                        hint="set another bridge_ip in config.toml",
-                    )
+    async def _refuse_overlap(self, wanted: ipaddress.IPv4Interface) -> None:
+        """Two links over one network would split its guests' packets between them."""
+        names = {link.index: link.name for link in await self._links.all()}
+        for index, there in await self._links.addresses():
+            if wanted.network.overlaps(there.network):
+                raise NotOurs(
+                    f"the network {wanted.network} is in use already: {names.get(index, '?')} has {there}",
+                    hint="set another bridge_ip in config.toml",
+                )
 
     def _runs_for_us(self, identity: ProcessIdentity) -> bool:
         """Its working directory is a VM's folder of this instance (or it has ended meanwhile)."""
@@ -255,6 +266,11 @@ class InProcessHelper:
         except OSError:
             return process.is_same(identity) is False
         return cwd.startswith(f"{self._paths.vms_dir}/")
+
+
+def bridge_mac(address: ipaddress.IPv4Interface) -> str:
+    """Of its own, so that it does not change with the bridge's ports: 06:01 and the address's octets."""
+    return ":".join(["06:01", *(f"{octet:02x}" for octet in address.ip.packed)])
 
 
 def _is_socket(entry: os.DirEntry[str]) -> bool:

@@ -37,13 +37,13 @@ def vm_id(identifier: str, *, optional: bool = False) -> str:
     return identifier
 
 
-def address(text: str, prefix: int) -> None:
-    try:
-        ipaddress.IPv4Interface(f"{text}/{prefix}")
-    except ValueError:
-        raise Refused(f"{text!a}/{prefix} is no IPv4 address") from None
+def address(text: str, prefix: int) -> ipaddress.IPv4Interface:
     if not 8 <= prefix <= 30:
         raise Refused(f"a prefix of {prefix} is not between 8 and 30")
+    try:
+        return ipaddress.IPv4Interface(f"{text}/{prefix}")
+    except ValueError:
+        raise Refused(f"{text!a}/{prefix} is no IPv4 address") from None
 
 
 def role(text: str) -> str:

@@ -250,6 +250,14 @@ def launch(
     return ProcessIdentity(role=role, pid=child.pid, start_time=stat.start_time)
 
 
+def executable(pid: int) -> str:
+    """The path of the program that the process runs; "" when it cannot be read."""
+    try:
+        return os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
+    except OSError:
+        return ""
+
+
 def read_pid_file(path: str, *, role: str) -> ProcessIdentity | None:
     """The identity a launched process wrote; None where there is none (yet)."""
     try:

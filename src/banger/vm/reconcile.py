@@ -8,7 +8,7 @@ and the others go on. `audit` is the same observation and plan with nothing appl
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from banger.errors import BangerError
 from banger.guest.ready import ReadyListener
@@ -64,7 +64,7 @@ class Reconciler:
         decided: Plan = plan(await self._world(tuple(views)))
         return list(decided.findings)
 
-    async def fix(self, findings: list[Finding]) -> list[tuple[Finding, BaseException]]:
+    async def fix(self, findings: Sequence[Finding]) -> list[tuple[Finding, BaseException]]:
         return await execute(findings, helper=self._services.helper, vms_dir=self._services.paths.vms_dir)
 
     async def _world(self, views: tuple[VMView, ...]) -> World:

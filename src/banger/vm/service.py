@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -29,6 +29,7 @@ from banger.network.addresses import lowest_free
 from banger.vm.lifecycle import CLEANUP_DEADLINE_S, Lifecycle
 from banger.vm.live import LiveMachines
 from banger.vm.locks import VMLocks, finish
+from banger.vm.planner import Finding
 from banger.vm.reconcile import Reconciler
 from banger.vm.services import Services
 from banger.vm.signals import parse_signal
@@ -64,7 +65,7 @@ class VMService:
 
     # what there is
 
-    def list(self) -> list[VMRecord]:
+    def list(self) -> Sequence[VMRecord]:
         return self._table.list()
 
     def resolve(self, reference: str) -> VMRecord:
@@ -168,6 +169,14 @@ class VMService:
 
     def is_alive(self, record: VMRecord) -> bool:
         return self._lifecycle.alive(self._subject(record))
+
+    async def audit(self) -> Sequence[Finding]:
+        """Objects on the host that nothing explains; VMs with an operation under way are not judged."""
+        return await self._reconciler.audit(busy=self._locks.is_held)
+
+    async def repair(self, findings: Sequence[Finding]) -> Sequence[tuple[Finding, BaseException]]:
+        """Remove those that can be; returns what failed."""
+        return await self._reconciler.fix(findings)
 
     def step_ids(self) -> tuple[str, ...]:
         return tuple(self._lifecycle.step_ids())
