@@ -71,7 +71,7 @@ class AgentClient:
     async def connect(cls, vm_dir: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> AgentClient:
         """A client whose agent has answered; the connection is kept for the first request."""
         client = cls(vm_dir, timeout_s=timeout_s)
-        client._spare = await client._open()
+        client._spare = await client._open(timeout_s)
         return client
 
     async def __aenter__(self) -> AgentClient:
@@ -127,7 +127,7 @@ class AgentClient:
             )
         except WireError as error:
             raise BangerError(ErrorCode.INVALID_ARGUMENT, str(error)) from error
-        stream = await self._take()
+        stream = await self._take(timeout_s)
         try:
             payload = await self._exchange(stream, request, wire.FRAME_STARTED, timeout_s=timeout_s)
             return ExecStream(stream, pid=Fields(payload).number(wire.STARTED_PID))
@@ -143,7 +143,7 @@ class AgentClient:
 
     async def _ask(self, what: str, request: bytes, *, timeout_s: float | None = None) -> bytes:
         limit = self._timeout_s if timeout_s is None else timeout_s
-        stream = await self._take()
+        stream = await self._take(limit)
         try:
             return await self._exchange(stream, request, wire.FRAME_OK, timeout_s=limit)
         except TimeoutError as error:
@@ -163,15 +163,15 @@ class AgentClient:
             raise WireError("the agent does not answer the request")
         return frame.payload
 
-    async def _take(self) -> FrameStream:
+    async def _take(self, timeout_s: float) -> FrameStream:
         """The idle connection, if it still lives, else a new one."""
         spare, self._spare = self._spare, None
         if spare is not None:
             if not spare.reader.at_eof():
                 return spare
             await spare.aclose()
-        return await self._open()
+        return await self._open(timeout_s)
 
-    async def _open(self) -> FrameStream:
-        stream, self.hello = await open_connection(self._vm_dir, timeout_s=self._timeout_s)
+    async def _open(self, timeout_s: float) -> FrameStream:
+        stream, self.hello = await open_connection(self._vm_dir, timeout_s=timeout_s)
         return stream
