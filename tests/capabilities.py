@@ -179,11 +179,6 @@ def _emulator() -> str:
     return _status("qemu-system-x86_64", "--version")
 
 
-def _agent() -> str:
-    built = Path(__file__).parent.parent / "src/banger/agent_bin" / f"banger-agent-{platform.machine()}"
-    return "" if built.is_file() else "the guest agent is not built: make setup"
-
-
 def _environment(name: str, what: str) -> Callable[[], str]:
     return lambda: "" if os.environ.get(name) else f"{name} is not set: {what}"
 

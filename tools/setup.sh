@@ -95,21 +95,21 @@ if [ "$(cat .venv/.made-with 2>/dev/null)" != "$place" ] || ! .venv/bin/python -
     "$python" -m venv --clear .venv
     printf '%s' "$place" >.venv/.made-with
 fi
-stamp=.venv/.made-for-$use
 declared=$(cksum <pyproject.toml)
-if [ "$(cat "$stamp" 2>/dev/null)" != "$declared" ]; then
+made_for() { [ "$(cat ".venv/.made-for-$1" 2>/dev/null)" = "$declared" ]; }
+pip_install() { .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off "$@" >&2; }
+if ! made_for test && ! made_for "$use"; then
     say "installing the Python packages that pyproject.toml names"
-    # --group is known from pip 25.1 on
-    .venv/bin/python -m pip install -q --disable-pip-version-check 'pip>=25.1'
+    pip_install 'pip>=25.1' # --group is known from there on
     # the build's own requirements go into .venv too: an isolated build would fetch 100 MB of compiler each time
     # shellcheck disable=SC2046
-    .venv/bin/python -m pip install -q --disable-pip-version-check $(
+    pip_install $(
         .venv/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])'
     )
     set --
     [ "$use" = run ] || set -- --group dev
-    .venv/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation -e . "$@"
-    printf '%s' "$declared" >"$stamp"
+    pip_install --no-build-isolation -e . "$@"
+    printf '%s' "$declared" >".venv/.made-for-$use"
 fi
 
 # --- guest agent ------------------------------------------------------------------------------------
