@@ -55,11 +55,11 @@ class InProcessHelper:
         link = await self._links.get(name)
         if link is None:
             await self._refuse_overlap(wanted)
-            link = await self._links.create_bridge(name, mac=bridge_mac(wanted))
+            link = await self._links.create_bridge(name, mac=marks.bridge_mac(self._instance))
             await self._links.set_alias(link, marks.link_alias(self._instance, "", "bridge"))
             await self._links.disable_ipv6_address(link)
-        elif link.kind == "bridge" and not link.alias and not link.up:
-            # made, but not yet marked, when an earlier daemon died: unmarked bridges of others are up
+        elif link.kind == "bridge" and not link.alias and link.mac == marks.bridge_mac(self._instance):
+            # made, but not yet marked, when an earlier daemon died
             await self._links.set_alias(link, marks.link_alias(self._instance, "", "bridge"))
         else:
             self._require_ours(link, "bridge")
@@ -258,6 +258,13 @@ class InProcessHelper:
                     f"the network {wanted.network} is in use already: {names.get(index, '?')} has {there}",
                     hint="set another bridge_ip in config.toml",
                 )
+        for index, network in await self._links.routes():
+            if wanted.network.overlaps(network):
+                raise NotOurs(
+                    f"the network {wanted.network} is in use already: "
+                    f"there is a route to {network} through {names.get(index, '?')}",
+                    hint="set another bridge_ip in config.toml",
+                )
 
     def _runs_for_us(self, identity: ProcessIdentity) -> bool:
         """Its working directory is a VM's folder of this instance (or it has ended meanwhile)."""
@@ -266,11 +273,6 @@ class InProcessHelper:
         except OSError:
             return process.is_same(identity) is False
         return cwd.startswith(f"{self._paths.vms_dir}/")
-
-
-def bridge_mac(address: ipaddress.IPv4Interface) -> str:
-    """Of its own, so that it does not change with the bridge's ports: 06:01 and the address's octets."""
-    return ":".join(["06:01", *(f"{octet:02x}" for octet in address.ip.packed)])
 
 
 def _is_socket(entry: os.DirEntry[str]) -> bool:

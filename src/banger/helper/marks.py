@@ -1,6 +1,7 @@
 """The marks that say whose an object on the host is (SPEC §1). Pure.
 
 A link's alias: `banger:<instance>:<vm id or ->:<role>`. A dm uuid: `BANGER-<instance>-<vm id>`.
+A bridge also has its own MAC.
 An nft table: `banger_<instance>`. A loop: its backing file's place. A process: its cwd.
 """
 
@@ -19,6 +20,15 @@ def parse_link_alias(alias: str) -> tuple[str, str, str] | None:
     """(instance, vm_id or "", role), None for an alias that is no mark."""
     match = _ALIAS.fullmatch(alias)
     return (match[1], "" if match[2] == "-" else match[2], match[3]) if match else None
+
+
+def bridge_mac(instance: str) -> str:
+    """The bridge's MAC from its birth on: locally administered, and the instance's first octets.
+
+    A bridge cannot be born with an alias; by this, one that a crash left without can be told. It also
+    keeps the bridge's MAC from changing with its ports.
+    """
+    return ":".join(["06:01", *(instance[i : i + 2] for i in range(0, 8, 2))])
 
 
 def dm_uuid(instance: str, vm_id: str) -> str:

@@ -1,8 +1,9 @@
-"""Network links: bridges and taps, by netlink (pyroute2) and the TUN ioctls, without `ip` processes.
+"""Network links through netlink: bridges, taps, their marks, addresses and routes. No `ip` programs.
 
-Called by helper/ only. Whatever is made stays until it is deleted: taps are persistent, so that they
-outlive the daemon and can be handed to a monitor. The owner's mark is the link's alias (ifalias).
-Sources: Documentation/networking/tuntap.rst, include/uapi/linux/if_tun.h, rtnetlink(7).
+`Links` keeps one netlink socket for the network namespace it was opened in; helper/ owns it. A tap lives
+by its open descriptor until it has been marked and put on its bridge, and is made persistent only then:
+a crash in between leaves none behind. A bridge is born with a MAC that its owner chooses, so that one
+that a crash left unmarked can still be told from a stranger's. What was finished stays after a crash.
 """
 
 from __future__ import annotations
@@ -11,184 +12,273 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import ipaddress
 import os
+import socket
 import struct
-from collections.abc import Iterator
-
-import msgspec
-from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkError
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, cast
 
 from banger.errors import ErrorCode
 from banger.system.errors import KernelError
 
-MAX_NAME = 15
-MAX_ALIAS = 255
-TUNSETIFF = 0x400454CA
-TUNSETPERSIST = 0x400454CB
-IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
-_UP, _LOWER_UP = 0x1, 0x10000
-_DEADLINE_S = 10.0
+# <linux/if_tun.h>
+_TUNSETIFF = 0x400454CA
+_TUNSETPERSIST = 0x400454CB
+_IFF_TAP = 0x0002
+_IFF_NO_PI = 0x1000
+_IFF_VNET_HDR = 0x4000
+_IFF_TUN_EXCL = 0x8000
+# <linux/if.h>, <linux/rtnetlink.h>
+_IFF_UP = 0x1
+_RTM_DELLINK = 17
+_NLM_F_REQUEST_ACK = 0x5
+_RTEXT_FILTER_SKIP_STATS = 8
+_RT_TABLE_LOCAL = 255
+_ADDR_GEN_MODE_NONE = 1
+_ANSWER_TIMEOUT_S = 30.0
 
 
-class Link(msgspec.Struct, frozen=True, kw_only=True):
-    """kind: "bridge", "tun" (a tap is one) or another's. master: the name of the bridge it is a port of."""
+@dataclass(frozen=True, slots=True)
+class Link:
+    """kind: what the kernel calls it ("bridge", "tun"; "" for hardware). master: an index, 0 for none.
+    carrier, of a tap: a process holds it open."""
 
     index: int
     name: str
     kind: str
     alias: str
-    master: str
+    master: int
+    mac: str
     up: bool
     carrier: bool
 
 
+class _Message(Protocol):
+    def get(self, key: str | tuple[str, ...], default: object = None) -> object: ...
+
+
+_Ask = Callable[..., Awaitable[AsyncIterable[_Message]]]
+
+
+class _Route(Protocol):
+    """What of pyroute2's AsyncIPRoute is used here (the package has no types of its own)."""
+
+    link: _Ask
+    addr: _Ask
+    route: _Ask
+
+    def close(self) -> None: ...
+
+
 class Links:
-    """One netlink socket, opened at first use, one request at a time."""
+    """One netlink socket. Not for use from several event loops."""
 
     def __init__(self) -> None:
-        self._ipr: AsyncIPRoute | None = None
-        self._turn = asyncio.Lock()
+        self._route: _Route | None = None
 
     async def close(self) -> None:
-        async with self._turn:
-            if self._ipr is not None:
-                await self._ipr.close()
-                self._ipr = None
+        route, self._route = self._route, None
+        if route is not None:
+            route.close()
+
+    def _open(self) -> _Route:
+        if self._route is None:
+            from pyroute2 import AsyncIPRoute  # 100 ms to import: only who touches links pays
+
+            self._route = cast(_Route, AsyncIPRoute())
+        return self._route
+
+    async def _dump(self, what: str, ask: _Ask, **parameters: int) -> list[_Message]:
+        """A whole listing."""
+        with _explained(what):
+            return [message async for message in await ask("dump", **parameters)]
 
     async def all(self) -> list[Link]:
-        """Every link of this network namespace."""
-        async with self._turn, asyncio.timeout(_DEADLINE_S):
-            ipr = await self._open()
-            raw = [message async for message in await ipr.get_links()]
-        names = {int(message["index"]): str(message.get("ifname")) for message in raw}
+        """Every link of this namespace."""
+        what = "list the network links"
         return [
-            Link(
-                index=int(message["index"]),
-                name=str(message.get("ifname")),
-                kind=str(message.get(("linkinfo", "kind")) or ""),
-                alias=str(message.get("ifalias") or ""),
-                master=names.get(int(message.get("master") or 0), ""),
-                up=bool(message["flags"] & _UP),
-                carrier=bool(message["flags"] & _LOWER_UP),
-            )
-            for message in raw
+            _link(m) for m in await self._dump(what, self._open().link, ext_mask=_RTEXT_FILTER_SKIP_STATS)
         ]
 
     async def get(self, name: str) -> Link | None:
-        return next((link for link in await self.all() if link.name == name), None)
-
-    async def add_bridge(self, name: str, *, alias: str) -> None:
-        """A new bridge, marked, still down. FileExistsError when the name is taken."""
-        await self._do(f"add bridge {name}", "add", ifname=name, kind="bridge")
-        await self.set(name, alias=alias)
-
-    async def set_address(self, name: str, *, address: str, prefix: int) -> None:
-        """Exactly this IPv4 address on the link; others of it are removed."""
-        async with self._turn, asyncio.timeout(_DEADLINE_S):
-            ipr = await self._open()
-            index = await self._index(ipr, name)
-            there = [
-                (str(message.get("address")), int(message["prefixlen"]))
-                async for message in await ipr.get_addr(family=2, index=index)
-            ]
-            with _explained(f"set the address of {name}"):
-                for old in there:
-                    if old != (address, prefix):
-                        await ipr.addr("del", index=index, address=old[0], prefixlen=old[1])
-                if (address, prefix) not in there:
-                    await ipr.addr("add", index=index, address=address, prefixlen=prefix)
-
-    async def addresses(self) -> dict[str, list[tuple[str, int]]]:
-        """IPv4 addresses with prefix by link name."""
-        links = {link.index: link.name for link in await self.all()}
-        found: dict[str, list[tuple[str, int]]] = {}
-        async with self._turn, asyncio.timeout(_DEADLINE_S):
-            ipr = await self._open()
-            async for message in await ipr.get_addr(family=2):
-                name = links.get(int(message["index"]), "")
-                found.setdefault(name, []).append((str(message.get("address")), int(message["prefixlen"])))
+        found: Link | None = None
+        with _explained(f"look up the link {name}", missing_ok=True):
+            answer = await self._open().link("get", ifname=name, ext_mask=_RTEXT_FILTER_SKIP_STATS)
+            for message in cast("list[_Message]", answer):  # `get` is answered with a list, unlike `dump`
+                found = _link(message)
         return found
 
-    async def set(
-        self, name: str, *, alias: str | None = None, master: str | None = None, up: bool | None = None
-    ) -> None:
-        """Change what is given. master "": no port of any bridge."""
-        change: dict[str, str | int] = {}
-        if alias is not None:
-            change["ifalias"] = alias[:MAX_ALIAS]
-        if up is not None:
-            change["state"] = "up" if up else "down"
-        async with self._turn, asyncio.timeout(_DEADLINE_S):
-            ipr = await self._open()
-            if master is not None:
-                change["master"] = await self._index(ipr, master) if master else 0
-            index = await self._index(ipr, name)
-            with _explained(f"change {name}"):
-                await ipr.link("set", index=index, **change)
+    async def create_bridge(self, name: str, *, mac: str) -> Link:
+        """A bridge, down and unmarked but for its MAC. Error when the name is taken."""
+        with _explained(f"create the bridge {name}"):
+            await self._open().link("add", ifname=name, kind="bridge", address=mac)
+        link = await self.get(name)
+        if link is None:
+            raise KernelError(ErrorCode.HOST_UNSUITABLE, f"the bridge {name} went away again")
+        return link
 
-    async def delete(self, name: str) -> None:
-        """No error when it is not there."""
-        async with self._turn, asyncio.timeout(_DEADLINE_S):
-            ipr = await self._open()
-            found = await ipr.link_lookup(ifname=name)
-            if not found:
-                return
-            try:
-                await ipr.link("del", index=found[0])
-            except NetlinkError as error:
-                if error.code != errno.ENODEV:
-                    raise _kernel_error(f"delete {name}", error) from error
+    async def set_alias(self, link: Link, alias: str) -> None:
+        with _explained(f"mark the link {link.name}"):
+            await self._open().link("set", index=link.index, ifalias=alias)
 
-    async def _do(self, what: str, command: str, *, ifname: str, kind: str) -> None:
-        async with self._turn, asyncio.timeout(_DEADLINE_S):
-            ipr = await self._open()
-            with _explained(what):
-                await ipr.link(command, ifname=ifname, kind=kind)
+    async def set_master(self, link: Link, master: int) -> None:
+        with _explained(f"put the link {link.name} on its bridge"):
+            await self._open().link("set", index=link.index, master=master)
 
-    async def _open(self) -> AsyncIPRoute:
-        if self._ipr is None:
-            self._ipr = AsyncIPRoute()
-        return self._ipr
+    async def set_up(self, link: Link) -> None:
+        with _explained(f"bring up the link {link.name}"):
+            await self._open().link("set", index=link.index, state="up")
 
-    async def _index(self, ipr: AsyncIPRoute, name: str) -> int:
-        found = await ipr.link_lookup(ifname=name)
-        if not found:
-            raise KernelError(ErrorCode.HOST_UNSUITABLE, f"there is no link {name}")
-        return int(found[0])
+    async def disable_ipv6_address(self, link: Link) -> None:
+        """No link-local address, now and when it comes up: what is not reachable needs no firewall.
 
+        Where the kernel has no IPv6 there is nothing to do.
+        """
+        with contextlib.suppress(KernelError), _explained(f"set up {link.name}"):
+            spec = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_MODE_NONE)]})]}
+            await self._open().link("set", index=link.index, IFLA_AF_SPEC=spec)
 
-def make_tap(name: str) -> None:
-    """A persistent tap, down, as a monitor can open it (one queue, vnet header). One of that name is kept."""
-    descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        request = struct.pack("16sH22x", name.encode("ascii"), IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
-        fcntl.ioctl(descriptor, TUNSETIFF, request)
-        fcntl.ioctl(descriptor, TUNSETPERSIST, 1)
-    except OSError as error:
-        busy = error.errno == errno.EBUSY
-        raise KernelError(
-            ErrorCode.BUSY if busy else ErrorCode.HOST_UNSUITABLE,
-            f"cannot make tap {name}: {error.strerror}",
-            hint="another process holds it" if busy else "/dev/net/tun must be usable: banger doctor",
-        ) from error
-    finally:
+    async def addresses(self) -> list[tuple[int, ipaddress.IPv4Interface]]:
+        """(link index, address with its prefix) of every IPv4 address."""
+        found = await self._dump("list the addresses", self._open().addr, family=socket.AF_INET)
+        return [
+            (
+                _int(message.get("index")),
+                ipaddress.IPv4Interface(
+                    f"{message.get('local') or message.get('address')}/{_int(message.get('prefixlen'))}"
+                ),
+            )
+            for message in found
+        ]
+
+    async def add_address(self, link: Link, address: ipaddress.IPv4Interface) -> None:
+        with _explained(f"give {link.name} the address {address}", exists_ok=True):
+            await self._open().addr(
+                "add", index=link.index, address=str(address.ip), prefixlen=address.network.prefixlen
+            )
+
+    async def remove_address(self, link: Link, address: ipaddress.IPv4Interface) -> None:
+        with _explained(f"take the address {address} from {link.name}", missing_ok=True):
+            await self._open().addr(
+                "del", index=link.index, address=str(address.ip), prefixlen=address.network.prefixlen
+            )
+
+    async def routes(self) -> list[tuple[int, ipaddress.IPv4Network]]:
+        """(outgoing link index or 0, destination) of every IPv4 route but the default and local ones."""
+        found = await self._dump("list the routes", self._open().route, family=socket.AF_INET)
+        return [
+            (
+                _int(message.get("oif")),
+                ipaddress.IPv4Network(f"{message.get('dst')}/{_int(message.get('dst_len'))}"),
+            )
+            for message in found
+            if message.get("dst") and _int(message.get("table")) != _RT_TABLE_LOCAL
+        ]
+
+    async def create_tap(self, name: str, *, master: int, alias: str) -> None:
+        """A persistent tap, marked, up, port of `master` (its index). Error when the name is taken."""
+        descriptor = _open_tap(name)
+        try:
+            link = await self.get(name)
+            if link is None:
+                raise KernelError(ErrorCode.HOST_UNSUITABLE, f"the tap {name} went away again")
+            with _explained(f"put the tap {name} on its bridge"):
+                await self._open().link("set", index=link.index, master=master, state="up", ifalias=alias)
+            with _explained(f"keep the tap {name}"):
+                fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
+        except BaseException:
+            # this removes the tap, which takes as long as any removal
+            await asyncio.to_thread(os.close, descriptor)
+            raise
         os.close(descriptor)
 
+    async def delete(self, link: Link) -> None:
+        """Remove a link, by index; one that is gone is no error.
 
-def _kernel_error(what: str, error: NetlinkError) -> KernelError:
-    number = int(error.code or 0)
-    code = ErrorCode.PERMISSION_DENIED if number == errno.EPERM else ErrorCode.HOST_UNSUITABLE
-    if number == errno.EBUSY:
-        code = ErrorCode.BUSY
-    if number == errno.EEXIST:
-        code = ErrorCode.ALREADY_EXISTS
-    return KernelError(code, f"cannot {what}: {os.strerror(number)}")
+        In a thread: the kernel waits out readers of the link within the call, about 15 ms.
+        """
+        with _explained(f"remove the link {link.name}", missing_ok=True):
+            await asyncio.to_thread(_delete_link, link.index)
+
+
+def _open_tap(name: str) -> int:
+    with _explained(f"create the tap {name}", hint="/dev/net/tun must be usable: banger doctor"):
+        descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR | _IFF_TUN_EXCL
+            fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+
+def _delete_link(index: int) -> None:
+    """RTM_DELLINK on a socket of its own, blocking."""
+    body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0)
+    head = struct.pack("=IHHII", 16 + len(body), _RTM_DELLINK, _NLM_F_REQUEST_ACK, 1, 0)
+    with socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+    ) as sock:
+        sock.settimeout(_ANSWER_TIMEOUT_S)
+        sock.sendto(head + body, (0, 0))
+        (code,) = struct.unpack_from("=i", sock.recv(4096), 16)
+    if code:
+        raise OSError(-code, os.strerror(-code))
+
+
+def _link(message: _Message) -> Link:
+    flags = _int(message.get("flags"))
+    return Link(
+        index=_int(message.get("index")),
+        name=str(message.get("ifname") or ""),
+        kind=str(message.get(("linkinfo", "kind")) or ""),
+        alias=str(message.get("ifalias") or ""),
+        master=_int(message.get("master")),
+        mac=str(message.get("address") or ""),
+        up=bool(flags & _IFF_UP),
+        carrier=bool(_int(message.get("carrier"))),
+    )
+
+
+def _int(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 @contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
+def _explained(
+    what: str, *, missing_ok: bool = False, exists_ok: bool = False, hint: str | None = None
+) -> Iterator[None]:
+    """Turns what the kernel says into a KernelError that names what was tried."""
     try:
         yield
-    except NetlinkError as error:
-        raise _kernel_error(what, error) from error
+    except Exception as error:
+        number = _errno_of(error)
+        if number is None:
+            raise
+        if missing_ok and number in (errno.ENODEV, errno.ENOENT, errno.EADDRNOTAVAIL):
+            return
+        if exists_ok and number == errno.EEXIST:
+            return
+        code = _CODES.get(number, ErrorCode.HOST_UNSUITABLE)
+        raise KernelError(code, f"cannot {what}: {os.strerror(number)}", hint=hint) from error
+
+
+_CODES = {
+    errno.EPERM: ErrorCode.PERMISSION_DENIED,
+    errno.EACCES: ErrorCode.PERMISSION_DENIED,
+    errno.EBUSY: ErrorCode.BUSY,
+    errno.EEXIST: ErrorCode.ALREADY_EXISTS,
+}
+
+
+def _errno_of(error: BaseException | None) -> int | None:
+    """The errno of an OSError or of pyroute2's NetlinkError (which is none, and has `code`)."""
+    if isinstance(error, OSError):
+        return error.errno or errno.EIO
+    if error is not None and type(error).__name__ == "NetlinkError":
+        code = getattr(error, "code", 0)
+        return code if isinstance(code, int) and code > 0 else errno.EIO
+    return None
