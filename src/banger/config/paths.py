@@ -92,15 +92,21 @@ def resolve_paths(environ: dict[str, str] | None = None, *, uid: int | None = No
             cache_dir="/var/cache/banger",
             runtime_dir="/run/banger",
         )
-    user_home = env.get("HOME") or "/"
-    config = env.get("XDG_CONFIG_HOME") or f"{user_home}/.config"
-    state = env.get("XDG_STATE_HOME") or f"{user_home}/.local/state"
-    cache = env.get("XDG_CACHE_HOME") or f"{user_home}/.cache"
-    runtime = env.get("XDG_RUNTIME_DIR") or f"{state}/banger"
+    user_home = _absolute(env, "HOME") or "/"
+    config = _absolute(env, "XDG_CONFIG_HOME") or f"{user_home}/.config"
+    state = _absolute(env, "XDG_STATE_HOME") or f"{user_home}/.local/state"
+    cache = _absolute(env, "XDG_CACHE_HOME") or f"{user_home}/.cache"
+    runtime = _absolute(env, "XDG_RUNTIME_DIR")
     return Paths(
         home="",
         config_file=f"{config}/banger/config.toml",
         state_dir=f"{state}/banger",
         cache_dir=f"{cache}/banger",
-        runtime_dir=f"{runtime}/banger",
+        runtime_dir=f"{runtime}/banger" if runtime else f"{state}/banger/run",
     )
+
+
+def _absolute(env: dict[str, str], name: str) -> str:
+    """The XDG specification has relative paths ignored; "" for those and for what is not set."""
+    path = env.get(name, "")
+    return path.rstrip("/") if path.startswith("/") else ""
