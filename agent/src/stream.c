@@ -21,35 +21,7 @@
 #include <unistd.h>
 
 #include "base.h"
-
-#define FRAME_BYTES (WIRE_HEADER_BYTES + WIRE_MAX_PAYLOAD)
-#define CONTROL_BYTES 1024
-#define GRANT_BYTES 65536 /* stdin consumed before the host is told */
-#define DRAIN_MS 100
-#define DRAIN_BYTES (4 << 20)
-#define HANGUP_MS 5000
-#define LOOK_MS 500 /* how often pid 1 is looked at for the end of the machine */
-
-struct stream {
-	int fd, input, output, errors, signals;
-	pid_t pid;
-	bool terminal;
-	bool host_gone;
-	const char *refused; /* why the exchange ends with ERROR */
-	bool ended;	     /* the command has; it stays a zombie until the stream ends, so its pid is its own */
-	int64_t last_data;
-	size_t drained;
-	uint8_t in[FRAME_BYTES]; /* from the socket: less than one frame */
-	size_t in_length;
-	uint8_t out[3 * FRAME_BYTES + CONTROL_BYTES]; /* for the socket */
-	size_t out_start, out_length;
-	uint8_t pending[WIRE_STDIN_WINDOW]; /* for the command: a ring */
-	size_t pending_start, pending_length;
-	bool input_ends;  /* the host sends no more */
-	bool input_ended; /* and the command knows */
-	size_t consumed; /* of stdin, not yet granted back */
-	int64_t hangup_deadline;
-};
+#include "relay.h"
 
 static void close_fd(int *fd)
 {
@@ -93,7 +65,7 @@ static void grant(struct stream *stream)
 		stream->consumed = 0;
 }
 
-static void host_is_gone(struct stream *stream)
+void host_is_gone(struct stream *stream)
 {
 	if (stream->host_gone)
 		return;
@@ -113,91 +85,6 @@ static void drop_input(struct stream *stream)
 	stream->consumed += stream->pending_length;
 	stream->pending_length = 0;
 	close_fd(&stream->input);
-}
-
-static bool take_stdin(struct stream *stream, const uint8_t *bytes, size_t length)
-{
-	if (length == 0) {
-		stream->input_ends = true;
-		return true;
-	}
-	/* Bytes of the window that have not been granted back are still taken. */
-	if (length > sizeof stream->pending - stream->pending_length - stream->consumed || stream->input_ends)
-		return false;
-	if (stream->input < 0) {
-		stream->consumed += length;
-		return true;
-	}
-	size_t end = (stream->pending_start + stream->pending_length) % sizeof stream->pending;
-	size_t first = sizeof stream->pending - end < length ? sizeof stream->pending - end : length;
-	memcpy(stream->pending + end, bytes, first);
-	memcpy(stream->pending, bytes + first, length - first);
-	stream->pending_length += length;
-	return true;
-}
-
-static bool take_numbers(const uint8_t *payload, size_t length, uint64_t most, uint64_t numbers[3])
-{
-	struct fields fields = {.at = payload, .end = payload + length};
-	struct field field;
-	int more;
-	while ((more = fields_next(&fields, &field)) > 0)
-		if (field.tag < 3 && (!field_number(&field, &numbers[field.tag]) || numbers[field.tag] > most))
-			return false;
-	return more == 0;
-}
-
-static bool take_frame(struct stream *stream, uint8_t type, const uint8_t *payload, size_t length)
-{
-	uint64_t numbers[3] = {0};
-	switch (type) {
-	case FRAME_STDIN:
-		return take_stdin(stream, payload, length);
-	case FRAME_RESIZE:
-		if (!take_numbers(payload, length, UINT16_MAX, numbers))
-			return false;
-		if (stream->terminal && stream->output >= 0)
-			set_size(stream->output, (uint16_t)numbers[RESIZE_ROWS], (uint16_t)numbers[RESIZE_COLS]);
-		return true;
-	case FRAME_SIGNAL:
-		if (!take_numbers(payload, length, 64, numbers) || numbers[SIGNAL_NUMBER] == 0)
-			return false;
-		if (!stream->ended)
-			kill(-stream->pid, (int)numbers[SIGNAL_NUMBER]);
-		return true;
-	default:
-		return true; /* of a newer host */
-	}
-}
-
-static void read_socket(struct stream *stream)
-{
-	ssize_t got = read(stream->fd, stream->in + stream->in_length, sizeof stream->in - stream->in_length);
-	if (got < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
-	if (got <= 0) {
-		host_is_gone(stream);
-		return;
-	}
-	stream->in_length += (size_t)got;
-	size_t start = 0;
-	while (stream->in_length - start >= WIRE_HEADER_BYTES) {
-		const uint8_t *at = stream->in + start;
-		size_t length = frame_length(at);
-		if (length > WIRE_MAX_PAYLOAD) {
-			stream->refused = "frame too long";
-			return;
-		}
-		if (stream->in_length - start < WIRE_HEADER_BYTES + length)
-			break;
-		if (!take_frame(stream, at[4], at + WIRE_HEADER_BYTES, length)) {
-			stream->refused = "malformed frame, or more stdin than the window allows";
-			return;
-		}
-		start += WIRE_HEADER_BYTES + length;
-	}
-	memmove(stream->in, stream->in + start, stream->in_length - start);
-	stream->in_length -= start;
 }
 
 static void write_socket(struct stream *stream)
@@ -275,12 +162,7 @@ static void look_at_pid1(struct stream *stream)
 /* True when all there is to send is in the buffer. */
 static bool drained(const struct stream *stream)
 {
-	if (!stream->ended)
-		return false;
-	if (stream->output < 0 && stream->errors < 0)
-		return true;
-	/* While the host is slow there may be data that we did not look for. */
-	return may_read_output(stream) && (now_ms() - stream->last_data >= DRAIN_MS || stream->drained > DRAIN_BYTES);
+	return stream->ended && ((stream->output < 0 && stream->errors < 0) || stream->quiet || stream->drained > DRAIN_BYTES);
 }
 
 static void poll_once(struct stream *stream)
@@ -293,11 +175,15 @@ static void poll_once(struct stream *stream)
 		{.fd = reading ? stream->output : -1, .events = POLLIN},
 		{.fd = reading ? stream->errors : -1, .events = POLLIN},
 	};
-	int timeout = stream->ended ? DRAIN_MS : LOOK_MS;
-	if (!reading) /* what the pipes hold is not known: the quiet counts from when they are read again */
+	/* Quiet is what a poll has seen, never just time that went by: this process may not have run meanwhile,
+	 * or not have looked because the host is slow. */
+	if (!reading)
 		stream->last_data = now_ms();
+	int64_t silence = now_ms() - stream->last_data;
+	int timeout = !stream->ended ? LOOK_MS : silence >= DRAIN_MS ? 0 : (int)(DRAIN_MS - silence);
 	if (poll(pollers, 5, timeout) < 0)
 		return;
+	stream->quiet = stream->ended && reading && silence >= DRAIN_MS && !pollers[3].revents && !pollers[4].revents;
 	/* The end is looked for before output is read: what is read after it is known to have ended is all. */
 	if (pollers[1].revents)
 		look_for_end(stream);
