@@ -180,6 +180,18 @@ def test_a_reader_that_never_reads_stalls_nobody_else(agent: Agent) -> None:
         assert converse(agent, wire.encode_exec(["true"]))[-1].type == wire.FRAME_EXIT
 
 
+@pytest.mark.parametrize("size", [300_000, 500_000, 600_000])
+def test_output_of_a_command_that_has_ended_waits_for_a_slow_host(agent: Agent, size: int) -> None:
+    reader = FrameReader()
+    frames: list[Frame] = []
+    with dial(agent) as connection:  # socket, agent and pipe hold about so much without anybody reading
+        connection.sendall(wire.encode_exec(["head", "-c", str(size), "/dev/zero"]))
+        time.sleep(0.5)
+        while not frames or frames[-1].type != wire.FRAME_EXIT:
+            frames += reader.feed(connection.recv(65536))
+    assert sum(len(frame.payload) for frame in frames if frame.type == wire.FRAME_STDOUT) == size
+
+
 def test_a_guest_that_is_full_says_so(agent: Agent) -> None:
     with ExitStack() as stalled:
         for _ in range(512):
