@@ -112,6 +112,9 @@ static pid_t start_ready(int listener)
 {
 	pid_t child = agent_fork();
 	if (child == 0) {
+		/* A test's server may be killed; nobody would ever end this one then. */
+		if (shared->on_host)
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
 		close(listener);
 		host_call_ready();
 		_exit(0);

@@ -65,7 +65,7 @@ class Agent:
         ]
 
     def stop(self) -> None:
-        children = self.children()
+        children = self.children() if self.process.poll() is None else []
         self.process.terminate()
         self.process.wait(10)
         for child in children:  # the one that calls READY, and connections a failed test left

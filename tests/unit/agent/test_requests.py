@@ -219,3 +219,13 @@ async def test_ready_is_said_until_somebody_hears_it(agent: Agent) -> None:
                 await asyncio.sleep(0.01)
     finally:
         await listener.aclose()
+
+
+def test_a_killed_server_leaves_no_caller_behind(agent: Agent) -> None:
+    deadline = time.monotonic() + 5
+    (caller,) = agent.children()
+    agent.process.kill()
+    agent.process.wait(5)
+    while (stat := Path(f"/proc/{caller}/stat")).exists() and stat.read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
