@@ -9,8 +9,9 @@ INTRO = """\
 
 <!-- Made by tools/docs/errors.py: do not edit. -->
 
-On the terminal an error is `banger: <what failed>`, and on the next line a hint where there is one; `--debug` shows the rest.
-In the API a failed request has one of these statuses and a JSON body; a failed operation carries the same fields:
+On the terminal an error is `banger: <what failed>`, and on the next line a hint where there is one; `--debug`
+shows the rest. In the API a failed request has one of these statuses and a JSON body; a failed operation
+carries the same fields:
 
 | field | what |
 |---|---|

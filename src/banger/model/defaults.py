@@ -1,6 +1,6 @@
 """What a VM gets that nobody asked for: config, then the host, then built in (SPEC §1, Defaults).
 
-Daemon-side (it makes records). Pure: the host's size is handed in (config/host.py reads it), and the
+Daemon-side (it makes records). Pure: the host's size is handed in, and the
 configured values come as anything with the fields of config's [vm_defaults]. Every value keeps its
 origin, so that an error or a listing can say where it came from.
 """

@@ -24,13 +24,13 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_files_are_private_whatever_the_umask(database_path: str) -> None:
+    folder = Path(database_path).parent
     before = os.umask(0)
+    database = await Database.open(database_path)
     try:
-        database = await Database.open(database_path)
         await SettingTable(database).put("a", "b")
     finally:
         os.umask(before)
-    folder = Path(database_path).parent
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
     await database.close()
     assert modes == dict.fromkeys(("banger.db", "banger.db-shm", "banger.db-wal", "lock"), 0o600)
@@ -59,10 +59,11 @@ async def test_a_second_opener_is_told_who_has_it(database: Database) -> None:
 
 
 async def test_closing_lets_the_next_one_in_and_may_be_repeated(database_path: str) -> None:
-    for _ in range(3):
-        database = await Database.open(database_path)
-        await database.close()
-        await database.close()
+    first = await Database.open(database_path)
+    await first.close()
+    await first.close()
+    database = await Database.open(database_path)
+    await database.close()
     with pytest.raises(BangerError, match="is closed"):
         database.read("SELECT 1")
     with pytest.raises(BangerError, match="is closed"):
