@@ -20,15 +20,17 @@ from banger.helper import marks, validate
 from banger.helper.errors import NotOurs, Refused
 from banger.helper.interface import (
     Observed,
+    ObservedDm,
     ObservedLink,
     ObservedLoop,
     ObservedProcess,
 )
 from banger.model.records import ProcessIdentity
-from banger.system import links, loops, mounts, nft, process
+from banger.system import devicemapper, links, loops, mounts, nft, process
 
 BRIDGE_NAMES = ("br-fc",)
 TAP_NAMES = ("tap-fc-", "tap-pool-")
+DM_NAMES = "fc-rootfs-"
 ROLES = {"vhost-device-vsock": "vsock"}
 
 
@@ -61,6 +63,7 @@ class InProcessHelper:
         elif link.kind == "bridge" and not link.alias and link.mac == marks.bridge_mac(self._instance):
             # made, but not yet marked, when an earlier daemon died
             await self._links.set_alias(link, marks.link_alias(self._instance, "", "bridge"))
+            await self._links.disable_ipv6_address(link)
         else:
             self._require_ours(link, "bridge")
         for index, there in await self._links.addresses():
@@ -115,19 +118,41 @@ class InProcessHelper:
     async def apply_nft(self, ruleset: str) -> None:
         await nft.apply(ruleset)
 
-    async def attach_loop(self, backing_file: str, *, read_only: bool) -> str:
+    async def attach_loop(self, backing_file: str, *, read_only: bool, vm_id: str) -> str:
         validate.below(backing_file, self._paths.vms_dir, self._paths.images_dir)
-        return await asyncio.to_thread(loops.attach, backing_file, read_only=read_only)
+        label = marks.loop_label(self._instance, validate.vm_id(vm_id))
+        return await asyncio.to_thread(loops.attach, backing_file, read_only=read_only, label=label)
 
     async def detach_loop(self, device: str, *, backing_file: str) -> None:
+        validate.loop_device(device)
         validate.below(backing_file, self._paths.vms_dir, self._paths.images_dir)
         await asyncio.to_thread(loops.detach, device, backing_file=backing_file)
 
-    async def create_snapshot_dm(self, name: str, *, uuid: str, base_loop: str, cow_loop: str) -> str:
-        raise Refused("device-mapper snapshots are not in this version yet")
+    async def create_snapshot_dm(
+        self, name: str, *, uuid: str, base_loop: str, cow_loop: str, size_bytes: int
+    ) -> str:
+        validate.dm_name(name)
+        self._require_our_uuid(uuid)
+        for loop in (base_loop, cow_loop):
+            await asyncio.to_thread(self._require_our_loop, validate.loop_device(loop))
+        base_bytes = await asyncio.to_thread(devicemapper.device_size, base_loop)
+        if size_bytes < base_bytes or size_bytes % devicemapper.SECTOR:
+            raise Refused(f"a root disk of {size_bytes} bytes is smaller than its image, or no whole sectors")
+        base = await devicemapper.create(
+            name + marks.BASE,
+            uuid=uuid + marks.BASE,
+            table=devicemapper.base_table(base_loop, base_bytes=base_bytes, size_bytes=size_bytes),
+            read_only=True,
+        )
+        table = devicemapper.snapshot_table(base.device, cow_loop, size_bytes=size_bytes)
+        return (await devicemapper.create(name, uuid=uuid, table=table)).device
 
     async def remove_dm(self, name: str, *, uuid: str) -> None:
-        raise Refused("device-mapper snapshots are not in this version yet")
+        validate.dm_name(name)
+        self._require_our_uuid(uuid)
+        await devicemapper.remove(uuid)
+        if not uuid.endswith(marks.BASE):
+            await devicemapper.remove(uuid + marks.BASE)
 
     # processes
 
@@ -156,11 +181,12 @@ class InProcessHelper:
         observed_links = await self.list_links()
         tables = await nft.tables()
         found_loops, processes, points, sockets, folders = await asyncio.to_thread(self._look, vms_dir)
+        dms = await asyncio.to_thread(_observed_dms)
         return Observed(
             boot_id=process.boot_id(),
             links=observed_links,
             loops=found_loops,
-            dms=(),
+            dms=dms,
             processes=processes,
             mounts=points,
             nft_tables=tuple(
@@ -182,7 +208,12 @@ class InProcessHelper:
         """What is read from /sys, /proc and the state folder. Blocking."""
         ours = (f"{vms_dir}/", f"{self._paths.images_dir}/")
         found_loops = tuple(
-            ObservedLoop(device=loop.device, backing_file=loop.backing_file, deleted=loop.deleted)
+            ObservedLoop(
+                device=loop.device,
+                backing_file=loop.backing_file,
+                deleted=loop.deleted,
+                vm_id=_owner(loop.label, vms_dir),
+            )
             for loop in loops.list_loops()
             if loop.backing_file.startswith(ours)
         )
@@ -249,6 +280,18 @@ class InProcessHelper:
         hint = "set another bridge_name in config.toml" if what == "bridge" else "banger host audit"
         raise NotOurs(f"the {what} {link.name} is there already, and is not this banger's", hint=hint)
 
+    def _require_our_uuid(self, uuid: str) -> None:
+        mark = marks.dm_uuid(self._instance, "")
+        if not uuid.startswith(mark):
+            raise Refused(f"{uuid[:120]!a} is not the mark of this instance")
+        validate.vm_id(uuid.removeprefix(mark).removesuffix(marks.BASE))
+
+    def _require_our_loop(self, device: str) -> None:
+        loop = next((loop for loop in loops.list_loops() if loop.device == device), None)
+        mark = marks.parse_loop_label(loop.label) if loop is not None else None
+        if mark is None or mark[0] != self._instance:
+            raise NotOurs(f"{device} is not a loop of this instance")
+
     async def _refuse_overlap(self, wanted: ipaddress.IPv4Interface) -> None:
         """Two links over one network would split its guests' packets between them."""
         names = {link.index: link.name for link in await self._links.all()}
@@ -273,6 +316,32 @@ class InProcessHelper:
         except OSError:
             return process.is_same(identity) is False
         return cwd.startswith(f"{self._paths.vms_dir}/")
+
+
+def _observed_dms() -> tuple[ObservedDm, ...]:
+    """Marked targets and namesakes. A snapshot's base is a part of it, and is only seen without it."""
+    found = [
+        target
+        for target in devicemapper.list_targets()
+        if target.uuid.startswith("BANGER-") or target.name.startswith(DM_NAMES)
+    ]
+    uuids = {target.uuid for target in found}
+    return tuple(
+        ObservedDm(name=target.name, uuid=target.uuid, device=target.device)
+        for target in found
+        if not (target.uuid.endswith(marks.BASE) and target.uuid.removesuffix(marks.BASE) in uuids)
+    )
+
+
+def _owner(label: str, vms_dir: str) -> str:
+    """The id of the VM that a loop's label names: whole, where its folder is there."""
+    mark = marks.parse_loop_label(label)
+    if mark is None:
+        return ""
+    try:
+        return next((name for name in os.listdir(vms_dir) if name.startswith(mark[1])), mark[1])
+    except FileNotFoundError:
+        return mark[1]
 
 
 def _is_socket(entry: os.DirEntry[str]) -> bool:

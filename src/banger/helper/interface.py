@@ -31,6 +31,7 @@ class ObservedLoop(msgspec.Struct, frozen=True, kw_only=True):
     device: str  # /dev/loopN
     backing_file: str
     deleted: bool = False  # the backing file has no name any more
+    vm_id: str = ""  # by its label; only its first 32 digits when no VM folder begins with them
 
 
 class ObservedDm(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,15 +81,24 @@ class Helper(Protocol):
 
     async def apply_nft(self, ruleset: str) -> None: ...
 
-    async def attach_loop(self, backing_file: str, *, read_only: bool) -> str: ...
+    async def attach_loop(self, backing_file: str, *, read_only: bool, vm_id: str) -> str:
+        """A loop device over a file of the instance's VMs or images, labelled with vm_id. Its path."""
+        ...
 
     async def detach_loop(self, device: str, *, backing_file: str) -> None:
         """Detach if, and only if, it is still backed by that file."""
         ...
 
-    async def create_snapshot_dm(self, name: str, *, uuid: str, base_loop: str, cow_loop: str) -> str: ...
+    async def create_snapshot_dm(
+        self, name: str, *, uuid: str, base_loop: str, cow_loop: str, size_bytes: int
+    ) -> str:
+        """A writable device of size_bytes: the base, zeros behind it, and what was written in the store.
+        uuid: `BANGER-<instance>-<vm id>`. Below it `<name>-base` is made with it, and removed with it."""
+        ...
 
-    async def remove_dm(self, name: str, *, uuid: str) -> None: ...
+    async def remove_dm(self, name: str, *, uuid: str) -> None:
+        """By uuid; retried while it is busy."""
+        ...
 
     async def launch(
         self, argv: Sequence[str], *, role: str, vm_id: str, vm_dir: str, stdout: str

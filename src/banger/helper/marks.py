@@ -2,7 +2,8 @@
 
 A link's alias: `banger:<instance>:<vm id or ->:<role>`. A dm uuid: `BANGER-<instance>-<vm id>`.
 A bridge also has its own MAC.
-An nft table: `banger_<instance>`. A loop: its backing file's place. A process: its cwd.
+An nft table: `banger_<instance>`. A loop: its backing file's place, and its
+label `banger:<instance>:<first 32 of the vm id>`, as many VMs have loops over one image. A process: its cwd.
 """
 
 from __future__ import annotations
@@ -33,6 +34,22 @@ def bridge_mac(instance: str) -> str:
 
 def dm_uuid(instance: str, vm_id: str) -> str:
     return f"BANGER-{instance}-{vm_id}"
+
+
+_LOOP = re.compile(r"banger:([0-9a-f]{16}):([0-9a-f]{32})")
+BASE = "-base"
+"""Behind a VM's dm name and uuid: the device below its snapshot."""
+
+
+def loop_label(instance: str, vm_id: str) -> str:
+    """56 bytes; a loop's label has room for 63."""
+    return f"banger:{instance}:{vm_id[:32]}"
+
+
+def parse_loop_label(label: str) -> tuple[str, str] | None:
+    """(instance, first 32 of the VM id), None for a label that is no mark."""
+    match = _LOOP.fullmatch(label)
+    return (match[1], match[2]) if match else None
 
 
 def nft_table(instance: str) -> str:

@@ -10,6 +10,8 @@ from banger.helper.errors import Refused
 
 _LINK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 _TAP = re.compile(r"tap-(fc|pool)-[0-9a-z]{1,8}")
+_DM = re.compile(r"fc-rootfs-[0-9a-f]{8,16}(-base)?")
+_LOOP = re.compile(r"/dev/loop[0-9]{1,6}")
 _VM_ID = re.compile(r"[0-9a-f]{64}")
 _ROLE = re.compile(r"[a-z]{1,16}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
@@ -29,6 +31,18 @@ def tap_name(name: str) -> str:
     if not _TAP.fullmatch(name):
         raise Refused(f"{name!a} is no name of a tap of banger's")
     return name
+
+
+def dm_name(name: str) -> str:
+    if not _DM.fullmatch(name):
+        raise Refused(f"{name!a} is no name of a root disk of banger's")
+    return name
+
+
+def loop_device(path: str) -> str:
+    if not _LOOP.fullmatch(path):
+        raise Refused(f"{path!a} is no loop device")
+    return path
 
 
 def vm_id(identifier: str, *, optional: bool = False) -> str:

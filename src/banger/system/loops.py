@@ -19,6 +19,8 @@ from banger.system.errors import KernelError
 
 LOOP_CONFIGURE = 0x4C0A
 LOOP_CLR_FD = 0x4C01
+LOOP_GET_STATUS64 = 0x4C05
+MAX_LABEL = 63
 LOOP_CTL_GET_FREE = 0x4C82
 LO_FLAGS_READ_ONLY = 1
 _INFO64 = "QQQQQIIII64s64s32s2Q"
@@ -29,9 +31,12 @@ _TRIES = 16
 
 
 class Loop(msgspec.Struct, frozen=True, kw_only=True):
+    """label: the text its owner gave it (loop_info64.lo_file_name), where it may be read."""
+
     device: str
     backing_file: str
     deleted: bool
+    label: str = ""
 
 
 def list_loops() -> list[Loop]:
@@ -48,13 +53,30 @@ def list_loops() -> list[Loop]:
                 device=f"/dev/{entry.name}",
                 backing_file=backing.removesuffix(" (deleted)") if deleted else backing,
                 deleted=deleted,
+                label=_label(f"/dev/{entry.name}"),
             )
         )
     return found
 
 
-def attach(backing_file: str, *, read_only: bool) -> str:
-    """Attach a free loop device to the file; its path. Raises KernelError."""
+def _label(device: str) -> str:
+    try:
+        descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        info = fcntl.ioctl(descriptor, LOOP_GET_STATUS64, bytes(struct.calcsize(_INFO64)))
+    except OSError:
+        return ""  # detached meanwhile
+    finally:
+        os.close(descriptor)
+    name: bytes = struct.unpack(_INFO64, info)[9]
+    return name.split(b"\0")[0].decode("utf-8", "replace")
+
+
+def attach(backing_file: str, *, read_only: bool, label: str = "") -> str:
+    """Attach a free loop device to the file; its path. label: its owner's mark, at most 63 bytes, which
+    tells apart loops over one file. Raises KernelError."""
     mode = os.O_RDONLY if read_only else os.O_RDWR
     try:
         backing = os.open(backing_file, mode | os.O_CLOEXEC)
@@ -62,7 +84,7 @@ def attach(backing_file: str, *, read_only: bool) -> str:
         raise KernelError(ErrorCode.HOST_UNSUITABLE, f"{backing_file}: {error.strerror}") from error
     try:
         for _ in range(_TRIES):
-            device = _attach_free(backing, backing_file, mode=mode, read_only=read_only)
+            device = _attach_free(backing, label or backing_file, mode=mode, read_only=read_only)
             if device:
                 return device
     except OSError as error:
@@ -74,7 +96,7 @@ def attach(backing_file: str, *, read_only: bool) -> str:
     raise KernelError(ErrorCode.BUSY, f"no loop device is free for {backing_file}")
 
 
-def _attach_free(backing: int, backing_file: str, *, mode: int, read_only: bool) -> str:
+def _attach_free(backing: int, label: str, *, mode: int, read_only: bool) -> str:
     control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
     try:
         number = fcntl.ioctl(control, LOOP_CTL_GET_FREE)
@@ -86,7 +108,7 @@ def _attach_free(backing: int, backing_file: str, *, mode: int, read_only: bool)
     device = os.open(path, mode | os.O_CLOEXEC)
     try:
         flags = LO_FLAGS_READ_ONLY if read_only else 0
-        name = os.fsencode(backing_file)[:63]
+        name = os.fsencode(label)[:MAX_LABEL]
         info = struct.pack(_INFO64, 0, 0, 0, 0, 0, number, 0, 0, flags, name, b"", b"", 0, 0)
         try:
             fcntl.ioctl(device, LOOP_CONFIGURE, struct.pack("II", backing, 0) + info + bytes(64))
@@ -99,13 +121,20 @@ def _attach_free(backing: int, backing_file: str, *, mode: int, read_only: bool)
     return path
 
 
-def detach(device: str, *, backing_file: str) -> None:
-    """Detach if it is still backed by that file; anything else is left alone. Raises KernelError."""
-    loop = next((loop for loop in list_loops() if loop.device == device), None)
-    if loop is None or loop.backing_file != backing_file:
-        return
-    descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+def detach(device: str, *, backing_file: str, label: str | None = None) -> None:
+    """Detach if it is still backed by that file (and has that label); anything else is left alone.
+
+    Where somebody has it open the kernel detaches it at their close. Raises KernelError.
+    """
     try:
+        descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return  # there is no such device
+    try:
+        # opened first: while it is open it cannot become another file's
+        loop = next((loop for loop in list_loops() if loop.device == device), None)
+        if loop is None or loop.backing_file != backing_file or label not in (None, loop.label):
+            return
         fcntl.ioctl(descriptor, LOOP_CLR_FD)
     except OSError as error:
         if error.errno != errno.ENXIO:
