@@ -68,7 +68,7 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], *, timeout_s: f
 def is_gone(pid: int) -> bool:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
     return stat.rpartition(")")[2].split()[0] == "Z"
 
