@@ -32,7 +32,7 @@ class CommandError(BangerError):
         self.status = status
         self.stderr = stderr[-STDERR_TAIL:].decode("utf-8", "replace").strip()
         how = what or (f"died of signal {-status}" if status < 0 else f"exited with {status}")
-        last = next((line.strip() for line in reversed(self.stderr.splitlines()) if line.strip()), "")
+        last = _telling_line(self.stderr.splitlines())
         program = argv[0].rpartition("/")[2]
         super().__init__(
             code,
@@ -40,6 +40,13 @@ class CommandError(BangerError):
             details=f"{shlex.join(argv)}\n{self.stderr}",
             hint=hint,
         )
+
+
+def _telling_line(lines: Sequence[str]) -> str:
+    """The first line that says `error`, else the last one with words (nft draws carets below its errors)."""
+    worded = [line.strip() for line in lines if any(letter.isalnum() for letter in line)]
+    said = next((line for line in worded if "error:" in line.lower()), None)
+    return said or (worded[-1] if worded else "")
 
 
 class CommandTimeout(CommandError):

@@ -16,11 +16,13 @@ import ipaddress
 import os
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 from banger.errors import ErrorCode
+from banger.system import netlink
 from banger.system.errors import KernelError
 
 # <linux/if_tun.h>
@@ -32,12 +34,8 @@ _IFF_VNET_HDR = 0x4000
 _IFF_TUN_EXCL = 0x8000
 # <linux/if.h>, <linux/rtnetlink.h>
 _IFF_UP = 0x1
-_RTM_DELLINK = 17
-_NLM_F_REQUEST_ACK = 0x5
-_RTEXT_FILTER_SKIP_STATS = 8
 _RT_TABLE_LOCAL = 255
 _ADDR_GEN_MODE_NONE = 1
-_ANSWER_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +95,13 @@ class Links:
 
     async def all(self) -> list[Link]:
         """Every link of this namespace."""
-        what = "list the network links"
-        return [
-            _link(m) for m in await self._dump(what, self._open().link, ext_mask=_RTEXT_FILTER_SKIP_STATS)
-        ]
+        with _explained("list the network links"):
+            return [_link(message) for message in netlink.read_links()]
 
     async def get(self, name: str) -> Link | None:
-        found: Link | None = None
         with _explained(f"look up the link {name}", missing_ok=True):
-            answer = await self._open().link("get", ifname=name, ext_mask=_RTEXT_FILTER_SKIP_STATS)
-            for message in cast("list[_Message]", answer):  # `get` is answered with a list, unlike `dump`
-                found = _link(message)
-        return found
+            return _link(netlink.read_link(name))
+        return None
 
     async def create_bridge(self, name: str, *, mac: str) -> Link:
         """A bridge, down and unmarked but for its MAC. Error when the name is taken."""
@@ -200,7 +193,7 @@ class Links:
         In a thread: the kernel waits out readers of the link within the call, about 15 ms.
         """
         with _explained(f"remove the link {link.name}", missing_ok=True):
-            await asyncio.to_thread(_delete_link, link.index)
+            await asyncio.to_thread(netlink.delete_link, link.index)
 
 
 def _open_tap(name: str) -> int:
@@ -215,32 +208,23 @@ def _open_tap(name: str) -> int:
         return descriptor
 
 
-def _delete_link(index: int) -> None:
-    """RTM_DELLINK on a socket of its own, blocking."""
-    body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0)
-    head = struct.pack("=IHHII", 16 + len(body), _RTM_DELLINK, _NLM_F_REQUEST_ACK, 1, 0)
-    with socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-    ) as sock:
-        sock.settimeout(_ANSWER_TIMEOUT_S)
-        sock.sendto(head + body, (0, 0))
-        (code,) = struct.unpack_from("=i", sock.recv(4096), 16)
-    if code:
-        raise OSError(-code, os.strerror(-code))
-
-
-def _link(message: _Message) -> Link:
-    flags = _int(message.get("flags"))
+def _link(message: netlink.LinkMessage) -> Link:
+    index, flags, attributes = message
+    kind = netlink.attributes(attributes.get(netlink.IFLA_LINKINFO, b"")).get(netlink.IFLA_INFO_KIND, b"")
     return Link(
-        index=_int(message.get("index")),
-        name=str(message.get("ifname") or ""),
-        kind=str(message.get(("linkinfo", "kind")) or ""),
-        alias=str(message.get("ifalias") or ""),
-        master=_int(message.get("master")),
-        mac=str(message.get("address") or ""),
+        index=index,
+        name=_text(attributes.get(netlink.IFLA_IFNAME, b"")),
+        kind=_text(kind),
+        alias=_text(attributes.get(netlink.IFLA_IFALIAS, b"")),
+        master=int.from_bytes(attributes.get(netlink.IFLA_MASTER, b""), sys.byteorder),
+        mac=attributes.get(netlink.IFLA_ADDRESS, b"").hex(":"),
         up=bool(flags & _IFF_UP),
-        carrier=bool(_int(message.get("carrier"))),
+        carrier=bool(int.from_bytes(attributes.get(netlink.IFLA_CARRIER, b""), sys.byteorder)),
     )
+
+
+def _text(data: bytes) -> str:
+    return data.rstrip(b"\0").decode("utf-8", "replace")
 
 
 def _int(value: object) -> int:

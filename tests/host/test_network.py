@@ -1,0 +1,105 @@
+"""HostNetwork on real links: the pool, a VM's tap from choice to release, the end of the last VM."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from banger.config.settings import Settings
+from banger.helper.inprocess import InProcessHelper
+from banger.helper.interface import ObservedLink
+from banger.network.host import HostNetwork
+from banger.system.errors import CommandError
+from banger.system.run import run
+from tests.capabilities import require
+
+pytestmark = [pytest.mark.host, pytest.mark.anyio, require("netns", "tun")]
+
+VM = "ab" * 32
+OTHER = "cd" * 32
+SETTINGS = Settings(bridge_name="br-t", bridge_ip="10.9.0.1", cidr=24, tap_pool_size=2)
+
+
+@pytest.fixture
+async def network(helper: InProcessHelper) -> AsyncIterator[HostNetwork]:
+    made = HostNetwork(helper, SETTINGS)
+    await made.prepare()
+    await made._pool.settled()
+    yield made
+    await made.shutdown_if_unused()
+    await made.close()
+
+
+async def taps(helper: InProcessHelper) -> dict[str, ObservedLink]:
+    return {link.name: link for link in await helper.list_links() if link.kind == "tap"}
+
+
+async def test_a_tap_from_the_pool_and_back(network: HostNetwork, helper: InProcessHelper) -> None:
+    assert set(await taps(helper)) == {"tap-pool-0", "tap-pool-1"}
+    name = network.choose_tap(VM)
+    assert name in ("tap-pool-0", "tap-pool-1")
+    assert (await taps(helper))[name].vm_id == ""
+    await network.make_tap(name, VM)
+    assert (await taps(helper))[name].vm_id == VM
+    await network.release_tap(name, OTHER)  # not its VM's: left alone
+    assert (await taps(helper))[name].vm_id == VM
+    for _ in range(2):
+        await network.release_tap(name, VM)
+    assert (await taps(helper))[name].vm_id == ""
+    assert name in network.pool_taps()
+
+
+async def test_an_empty_pool_makes_one_by_the_vms_name(network: HostNetwork, helper: InProcessHelper) -> None:
+    for vm_id in ("1" * 64, "2" * 64):
+        await network.make_tap(network.choose_tap(vm_id), vm_id)
+    name = network.choose_tap(VM)
+    assert name == "tap-fc-abababab"
+    await network.make_tap(name, VM)
+    twin = network.choose_tap("abababab" + "0" * 56)
+    assert twin != name
+    assert len(twin) <= 15
+    for link in (await taps(helper)).values():
+        if link.vm_id:
+            await network.release_tap(link.name, link.vm_id)
+    assert name not in await taps(helper)
+
+
+async def test_a_warm_tap_costs_well_under_a_tap_made(network: HostNetwork, helper: InProcessHelper) -> None:
+    warm, cold = [], []
+    for _ in range(15):
+        started = time.perf_counter()
+        name = network.choose_tap(VM)
+        await network.make_tap(name, VM)
+        warm.append(time.perf_counter() - started)
+        await network.release_tap(name, VM)
+        started = time.perf_counter()
+        await helper.create_tap("tap-fc-0", bridge="br-t", vm_id=VM)
+        cold.append(time.perf_counter() - started)
+        await helper.delete_tap("tap-fc-0")
+    print(f"warm {statistics.median(warm) * 1e3:.2f} ms, cold {statistics.median(cold) * 1e3:.2f} ms")
+    assert statistics.median(warm) < statistics.median(cold)
+
+
+async def test_after_the_last_vm_nothing_is_left_and_it_comes_again(
+    network: HostNetwork, helper: InProcessHelper
+) -> None:
+    await network.shutdown_if_unused()
+    assert await helper.list_links() == ()
+    await network.prepare()
+    await network._pool.settled()
+    assert "tap-pool-2" in await taps(helper)  # numbers are not used again
+
+
+async def test_nft_tables_are_loaded_whole_and_observed(helper: InProcessHelper, instance: str) -> None:
+    name = f"banger_{instance}"
+    await helper.apply_nft(f"add table inet {name}\nadd chain inet {name} c\nadd table inet other\n")
+    assert (await helper.observe(vms_dir="/nonexistent")).nft_tables == (f"inet {name}",)
+    with pytest.raises(CommandError, match="No such file"):
+        await helper.apply_nft(f"add chain inet {name} d\nadd chain inet nowhere c\n")
+    listed = await run(["nft", "list", "table", "inet", name], timeout_s=20)
+    assert b"chain d" not in listed.stdout
+    await helper.apply_nft(f"delete table inet {name}\ndelete table inet other\n")
+    assert (await helper.observe(vms_dir="/nonexistent")).nft_tables == ()
