@@ -41,7 +41,6 @@ def main() -> int:
             starts.write(f"{os.getpid()}\n")
         return await world.compose(paths, settings)
 
-    daemon.load_settings = lambda _paths: Settings()
     try:
         return daemon.run(
             paths, compose=compose, detached="--detached" in sys.argv[1:], version=banger.__version__

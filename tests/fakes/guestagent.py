@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -85,6 +86,8 @@ class HostAgents:
                 env={"PATH": "/usr/bin:/bin"},
                 start_new_session=True,
             )
+        # for whoever cleans up after a daemon that was killed
+        (folder / "agent.pid").write_text(str(self._running[record.id].pid))
         deadline = time.monotonic() + 10
         while not (folder / "v.sock").exists() and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -92,10 +95,14 @@ class HostAgents:
     def stop(self, record: VMRecord) -> None:
         process = self._running.pop(record.id, None)
         if process is not None:
-            process.terminate()
-            process.wait(10)
+            end(process)
 
     def stop_all(self) -> None:
         for process in self._running.values():
-            process.terminate()
-            process.wait(10)
+            end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """The agent and its children: it is the leader of their session."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(10)

@@ -5,7 +5,6 @@ The help of a group comes from its table, so that `banger --help` imports no com
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -55,6 +54,8 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self._lazy and not args[0].startswith("-") and not ctx.resilient_parsing:
+            import difflib  # a millisecond, for wrong usage only
+
             near = difflib.get_close_matches(args[0], self._lazy, n=1)
             meant = f", did you mean {near[0]!r}?" if near else f"; `{ctx.command_path} --help` lists them"
             raise click.UsageError(f"no such command: {args[0]!a}{meant}", ctx)

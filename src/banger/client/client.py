@@ -224,7 +224,9 @@ class Client:
     def _connection(self) -> Connection:
         if self._idle is not None:
             connection, self._idle = self._idle, None
-            return connection
+            if connection.is_fresh():
+                return connection
+            connection.close()
         try:
             return Connection(self.paths.socket, REQUEST_TIMEOUT_S)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:

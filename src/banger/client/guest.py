@@ -14,7 +14,7 @@ import socket
 import stat
 import time
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from banger.client.client import Client, quote
 from banger.client.errors import GuestUnreachable
@@ -60,11 +60,21 @@ class CommandNotStarted(BangerError):
         self.status = status
 
 
-def connect_agent(client: Client, reference: str, *, purpose: str = "exec") -> socket.socket:
-    """A blocking socket that speaks the agent's protocol. WRONG_STATE, GUEST_UNREACHABLE."""
+class AgentConnection(NamedTuple):
+    """A blocking socket that speaks the agent's protocol, and what was read from it already."""
+
+    socket: socket.socket
+    early: bytes = b""
+
+
+def connect_agent(client: Client, reference: str, *, purpose: str = "exec") -> AgentConnection:
+    """Straight to the guest where its socket may be opened, else by way of the daemon.
+
+    WRONG_STATE when it does not run, GUEST_UNREACHABLE when it does not answer.
+    """
     where = client.connect_vm(reference, purpose=purpose)
     try:
-        return _handshake(where["vsock_path"], int(where["port"]))
+        return AgentConnection(_handshake(where["vsock_path"], int(where["port"])))
     except (PermissionError, FileNotFoundError):
         return _upgrade(client, reference)
     except OSError as error:
@@ -93,15 +103,15 @@ def _handshake(path: str, port: int) -> socket.socket:
         raise
 
 
-def _upgrade(client: Client, reference: str) -> socket.socket:
+def _upgrade(client: Client, reference: str) -> AgentConnection:
     connection, response = client.open(
         "GET", f"/v1/vms/{quote(reference)}/agent", headers={"Connection": "Upgrade", "Upgrade": UPGRADE}
     )
     taken, early = connection.take_socket()
-    if response.status != 101 or early:
+    if response.status != 101:
         taken.close()
         raise GuestUnreachable("the daemon does not pass the guest's agent on")
-    return taken
+    return AgentConnection(taken, early)
 
 
 class Exec:
@@ -109,7 +119,7 @@ class Exec:
 
     def __init__(
         self,
-        connection: socket.socket,
+        connection: AgentConnection,
         *,
         terminal: bool = False,
         stdin: int | None = 0,
@@ -117,7 +127,8 @@ class Exec:
         stderr: int = 2,
         companion: Companion | None = None,
     ) -> None:
-        self._connection = connection
+        self._connection = connection.socket
+        self._early = connection.early
         self._terminal = terminal
         self._stdin = stdin
         self._companion = companion
@@ -190,6 +201,7 @@ class Exec:
                 os.fstat(self._stdin)
             except OSError:  # started with stdin closed
                 self._end_stdin()
+        self._feed(self._early)
         while self._status is None or any(self._queues.values()):
             ready = self._wait(signals)
             if signals.fd in ready:
@@ -249,6 +261,9 @@ class Exec:
             return
         if not data:
             raise self._lost(None)
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
         for frame in self._frames.feed(data):
             self._take(frame.type, frame.payload)
             if self._status is not None:

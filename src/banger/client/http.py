@@ -172,6 +172,17 @@ class Connection:
         rest, self._buffer = self._buffer, b""
         return self.socket, rest
 
+    def is_fresh(self) -> bool:
+        """Whether an idle connection is still one: nothing to read, and not closed by the other end."""
+        self.socket.setblocking(False)
+        try:
+            self.socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
     def close(self) -> None:
         self.reusable = False
         self.socket.close()

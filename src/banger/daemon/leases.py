@@ -48,7 +48,8 @@ class LeaseKeeper:
         self._operations = operations
         self._delete = delete
         self._grace_s = grace_s
-        self._not_before = time.monotonic() + max(0.0, start_grace_s - grace_s)
+        self._returning_until = time.monotonic() + max(0.0, start_grace_s - grace_s)
+        self._returning = {record.id for record in vms.list() if record.auto_remove}
         self._held: Counter[str] = Counter()
         self._alone_since: dict[str, float] = {}
         self._retry_at: dict[str, float] = {}
@@ -85,6 +86,10 @@ class LeaseKeeper:
                 continue
             await asyncio.sleep(ROUND_S)
 
+    def _from(self, vm_id: str, moment: float) -> float:
+        """When the grace begins: later for what an earlier daemon left, so that its CLI can come back."""
+        return max(moment, self._returning_until) if vm_id in self._returning else moment
+
     def _round(self, moment: float) -> bool:
         """Delete what has been alone too long; True while there is something to watch."""
         running = self._operations.running()
@@ -106,7 +111,7 @@ class LeaseKeeper:
                 continue
             if nameless and record.id not in self._alone_since and record.state in ("created", "starting"):
                 continue  # probably the one whose operation has not yet said its id
-            alone[record.id] = since = self._alone_since.get(record.id, max(moment, self._not_before))
+            alone[record.id] = since = self._alone_since.get(record.id, self._from(record.id, moment))
             if moment - since > self._grace_s and moment >= self._retry_at.get(record.id, 0.0):
                 self._retry_at[record.id] = moment + RETRY_S
                 log.info("VM %s (%s) has auto_remove and no lease: deleting it", record.name, record.id[:12])

@@ -22,6 +22,7 @@ from aiohttp import web
 import banger
 from banger.config.paths import Paths, resolve_paths
 from banger.config.settings import Settings
+from banger.config.toml import load_settings
 from banger.daemon.app import make_app
 from banger.daemon.context import Daemon, encoder
 from banger.daemon.contracts import Services
@@ -118,12 +119,6 @@ async def _end(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def load_settings(paths: Paths) -> Settings:
-    from banger.config.toml import load_settings as load
-
-    return load(paths.config_file)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The process. Exit status 0 after a stop, 1 when it could not start."""
     parser = argparse.ArgumentParser(prog="banger daemon run")
@@ -139,12 +134,11 @@ def run(paths: Paths, *, compose: Compose, detached: bool, version: str = banger
     if detached:
         os.chdir("/")
     try:
-        settings = load_settings(paths)
+        settings = load_settings(paths.config_file)
         private_folder(paths.state_dir)
     except Exception as error:
         return _report(error)
-    level = os.environ.get("BANGER_LOG_LEVEL") or settings.log_level
-    journal = open_journal(paths.daemon_log, level)
+    journal = open_journal(paths.daemon_log, settings.log_level)
     if not detached:
         logging.getLogger().addHandler(logging.StreamHandler(sys.stderr))
     try:
