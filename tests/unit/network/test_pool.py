@@ -111,8 +111,6 @@ async def test_size_zero_is_off() -> None:
     assert pool.take() is None
 
 
-@pytest.mark.parametrize(
-    "name", ["tap-pool-01", "tap-pool--1", "tap-pool-1 ", "tap-pool-1000000", "tap-1"]
-)
+@pytest.mark.parametrize("name", ["tap-pool-01", "tap-pool--1", "tap-pool-1 ", "tap-pool-1000000", "tap-1"])
 def test_names_with_a_bad_suffix_are_ignored(name: str) -> None:
     assert pool_index(name) is None
