@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -103,6 +104,17 @@ def test_third_party_packages_have_their_places(room: str) -> None:
             if top not in sys.stdlib_module_names and top not in {"banger", *THIRD_PARTY[room]}:
                 wrong.append(f"{source.name(path)}:{imported.line}: {imported.module}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_house_is_drawn_as_it_is_here() -> None:
+    """ARCHITECTURE.md's table: the same floors from the roof down, the same packages."""
+    text = (source.PROJECT / "ARCHITECTURE.md").read_text()
+    section = text.partition("\n## The house\n")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    assert [tuple(re.findall(r"`(\w+)`", row[0])) for row in rows] == list(FLOORS)
+    for floor, row in zip(FLOORS, rows, strict=True):
+        packages = {package.split(".")[0] for package in row[-1].split(", ")} - {"—"}
+        assert packages == set().union(*(THIRD_PARTY[room] for room in floor)), floor
 
 
 def test_package_files_are_empty() -> None:
