@@ -42,9 +42,12 @@ def begin(
     """An operation whose result is the VM as it is afterwards (for delete: as it last was)."""
 
     async def run(progress: Progress) -> dict[str, object]:
-        return as_result(show(await work(progress), daemon.services.images))
+        record = await work(progress)
+        operation.vm_id = record.id
+        return as_result(show(record, daemon.services.images))
 
-    return daemon.operations.start(op_id, kind, work=run, vm_id=vm_id, auto_remove=auto_remove)
+    operation = daemon.operations.start(op_id, kind, work=run, vm_id=vm_id, auto_remove=auto_remove)
+    return operation
 
 
 def begin_delete(daemon: Daemon, record: VMRecord) -> None:

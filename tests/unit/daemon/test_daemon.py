@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import msgspec
 import pytest
 
 from banger.api.replies import FEATURES
+from banger.api.routes import ROUTES
 from banger.config.paths import Paths
 from banger.daemon.listener import OwnersSocket, StateLock, bind_socket
 from banger.errors import BangerError, ErrorCode
@@ -54,6 +56,16 @@ async def test_info_names_version_process_instance_and_features(paths: Paths, wo
     assert info["instance"] == "00112233aabbccdd"
     assert info["features"] == list(FEATURES)
     assert world.closed == 1
+
+
+async def test_openapi_describes_every_route(paths: Paths, world: FakeWorld) -> None:
+    async with running(paths, world), client_of(paths) as session, session.get("/v1/openapi.json") as reply:
+        document = await reply.json()
+    described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert described == {(route.method, route.path) for route in ROUTES}
+    text = msgspec.json.encode(document).decode()
+    for name in set(re.findall(r"#/components/schemas/(\w+)", text)):
+        assert name in document["components"]["schemas"]
 
 
 async def test_socket_is_private_and_goes_with_the_daemon(paths: Paths, world: FakeWorld) -> None:
