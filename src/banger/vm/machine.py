@@ -7,6 +7,7 @@ import os
 import signal
 
 from banger.errors import BangerError, ErrorCode
+from banger.guest.ready import ReadyListener
 from banger.model.records import ProcessIdentity, VMHandles
 from banger.network.addresses import mac_of
 from banger.system.process import is_same, read_pid_file
@@ -22,6 +23,7 @@ from banger.vmm.protocol import (
     MONITOR_LOG,
     VSOCK_SOCKET,
     Drive,
+    Exit,
     MachineSpec,
     NetworkInterface,
 )
@@ -96,7 +98,7 @@ class WaitAgent(BaseStep):
                 if exited in done and not ready.done():
                     raise BangerError(
                         ErrorCode.MONITOR_FAILED,
-                        f"the machine ended while it booted ({exited.result().reason})",
+                        f"the machine ended while it booted: {why_it_ended(start.ready, exited.result())}",
                         details=boot_log(subject.vm_dir),
                         hint=f"banger vm logs {subject.name}",
                     )
@@ -164,6 +166,12 @@ def machine_spec(start: Start) -> MachineSpec:
         network=(NetworkInterface(tap=subject.handles.tap_device, mac=mac_of(record.runtime.guest_ip)),),
         guest_cid=record.runtime.vsock_cid,
     )
+
+
+def why_it_ended(ready: ReadyListener, how: Exit) -> str:
+    """The agent's own reason where it gave one, escaped: a guest's words; else the monitor's."""
+    message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in ready.ending_message[:500])
+    return message or how.reason
 
 
 def boot_log(vm_dir: str) -> str:

@@ -114,12 +114,16 @@ def recover(world: World, view: VMView) -> VMHandles:
     )
     dm = next((d for d in observed.dms if d.uuid == f"BANGER-{world.instance}-{record.id}"), None)
     folder = f"{world.vms_dir}/{record.id}/"
-    cow = next((loop.device for loop in observed.loops if loop.backing_file.startswith(folder)), "")
+    mine = [
+        loop for loop in observed.loops if loop.vm_id == record.id or loop.backing_file.startswith(folder)
+    ]
+    cow = next((loop.device for loop in mine if loop.backing_file.startswith(folder)), "")
+    image = next((loop.device for loop in mine if not loop.backing_file.startswith(folder)), "")
     return VMHandles(
         boot_id=observed.boot_id,
         processes=processes,
         tap_device=tap,
-        base_loop=base.base_loop,
+        base_loop=base.base_loop or image,
         cow_loop=base.cow_loop or cow,
         dm_name=base.dm_name or (dm.name if dm else ""),
         dm_dev=base.dm_dev or (dm.device if dm else ""),

@@ -50,6 +50,7 @@ class VMService:
         self._table = services.table
         self._locks = VMLocks()
         self._reserving = asyncio.Lock()
+        self._crash_point = crash_point
         self._live = LiveMachines(self._machine_ended)
         self._lifecycle = Lifecycle(services, self._live, crash_point=crash_point)
         self._exits = ExitWatch(self._lifecycle)
@@ -125,8 +126,11 @@ class VMService:
         async with self._hold(vm_id) as subject:
             progress(ProgressEvent(step="delete", message=f"deleting {subject.name}"))
             await self._lifecycle.tear_down(subject, VMState.STOPPED, last_error=None)
+            self._crash_point("delete:folder:before")
             await asyncio.to_thread(remove_folder, subject.vm_dir)
+            self._crash_point("delete:row:before")
             await self._table.delete(vm_id)
+            self._crash_point("delete:row:after")
         if not self._table.list():
             await self._services.network.shutdown_if_unused()
         else:
@@ -154,7 +158,9 @@ class VMService:
             for capability in self._services.capabilities:
                 if changed != spec:
                     live = await capability.apply_change(subject, changed) and live
+            self._crash_point("set:save:before")
             await subject.change(lambda record: msgspec.structs.replace(record, spec=changed))
+            self._crash_point("set:save:after")
             if changed != spec and self._lifecycle.alive(subject):
                 progress(ProgressEvent(step="set", message=f"{subject.name}: applies at the next start"))
             return subject.record
@@ -270,7 +276,9 @@ class VMService:
                     work_disk_path=f"{vm_dir}/work.ext4",
                 ),
             )
+            self._crash_point("create:reserve:before")
             await self._table.insert(record)
+            self._crash_point("create:reserve:after")
         return record
 
 
