@@ -27,10 +27,10 @@ def list_command(as_json: bool) -> None:
     rows = [
         [
             one["name"],
-            one.get("distro", ""),
-            one.get("arch", ""),
-            one.get("kernel_version", ""),
-            age(one.get("imported_at", "")),
+            one["distro"],
+            one["arch"],
+            one["kernel_version"],
+            age(one["imported_at"]),
         ]
         for one in kernels
     ]

@@ -50,16 +50,20 @@ class VM(VMRequired, total=False):
     workspace: Workspace
 
 
-class Image(TypedDict, total=False):
+class ImageRequired(TypedDict):
     id: str
     name: str
+    created_at: str
+    updated_at: str
+
+
+class Image(ImageRequired, total=False):
     managed: bool
     docker: bool
     build_size: int
-    created_at: str
 
 
-class Kernel(TypedDict, total=False):
+class Kernel(TypedDict):
     name: str
     distro: str
     arch: str

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -34,12 +33,20 @@ class Instance:
             **env,
         }
 
-    def popen(self, *argv: str, **options: Any) -> subprocess.Popen[bytes]:
-        env = {**self.env, **options.pop("env", {})}
-        options.setdefault("stdin", subprocess.DEVNULL)
-        options.setdefault("stdout", subprocess.PIPE)
-        options.setdefault("stderr", subprocess.PIPE)
-        return subprocess.Popen([sys.executable, "-I", CLI, *argv], env=env, **options)
+    def popen(
+        self,
+        *argv: str,
+        stdin: int = subprocess.DEVNULL,
+        stdout: int = subprocess.PIPE,
+        env: dict[str, str] | None = None,
+    ) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-I", CLI, *argv],
+            env={**self.env, **(env or {})},
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+        )
 
     def __call__(
         self, *argv: str, stdin: bytes | None = None, status: int | None = 0, **env: str
