@@ -35,6 +35,10 @@ class Result:
     stdout: bytes
     stderr: str
 
+    def require(self) -> Result:
+        assert self.status == 0, self.stderr
+        return self
+
     @property
     def text(self) -> str:
         return self.stdout.decode("utf-8", "replace")
@@ -45,10 +49,11 @@ class Instance:
         self.home = home
         self.netns = netns
         self.paths: Paths = artifacts().seed_home(home)
-        Path(self.paths.config_file).write_text(
-            config or SMALL,
-            encoding="utf-8",
-        )
+        self.configure(config or SMALL)
+
+    def configure(self, text: str) -> None:
+        """What the next daemon reads."""
+        Path(self.paths.config_file).write_text(text, encoding="utf-8")
 
     @property
     def environment(self) -> dict[str, str]:

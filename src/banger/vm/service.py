@@ -22,12 +22,13 @@ from banger.model.defaults import HostCapacity, resolve_spec, spec_line, validat
 from banger.model.ids import new_vm_id
 from banger.model.names import generate_name, validate_name
 from banger.model.progress import Progress, ProgressEvent, no_progress
-from banger.model.records import VMRecord, VMRuntime, VMSpec, now
+from banger.model.records import VMHealth, VMRecord, VMRuntime, VMSpec, VMStats, now
 from banger.model.references import resolve
-from banger.model.states import VMState
+from banger.model.states import CLAIMS_LIFE, VMState
 from banger.network.addresses import lowest_free
 from banger.vm.lifecycle import CLEANUP_DEADLINE_S, Lifecycle
 from banger.vm.live import LiveMachines
+from banger.vm.liveness import machine_alive
 from banger.vm.locks import VMLocks, finish
 from banger.vm.planner import Finding
 from banger.vm.reconcile import Reconciler
@@ -36,6 +37,7 @@ from banger.vm.signals import parse_signal
 from banger.vm.start import remove_sockets
 from banger.vm.steps import CrashPoint, no_crash
 from banger.vm.subject import Subject
+from banger.vm.vitals import Vitals
 from banger.vm.watch import ExitWatch
 from banger.vmm.protocol import API_SOCKET, CONSOLE_LOG, METRICS_FILE, VSOCK_SOCKET
 
@@ -54,6 +56,7 @@ class VMService:
         self._live = LiveMachines(self._machine_ended)
         self._lifecycle = Lifecycle(services, self._live, crash_point=crash_point)
         self._exits = ExitWatch(self._lifecycle)
+        self._vitals = Vitals(services, locks=self._locks, live=self._live)
         self._reconciler = Reconciler(services, lifecycle=self._lifecycle, live=self._live)
 
     async def open(self) -> None:
@@ -77,7 +80,8 @@ class VMService:
     # what can be done
 
     async def create(self, request: CreateVM, progress: Progress) -> VMRecord:
-        """An invalid request leaves no row, a cancelled one nothing, a failed start an `error` VM."""
+        """An invalid request leaves no row, a cancelled one nothing, and a host that cannot start it
+        nothing; a start that fails later leaves an `error` VM."""
         if request.name:
             validate_name(request.name)
         spec = self._spec(request)
@@ -88,12 +92,15 @@ class VMService:
         )
         await self._services.disks.check_space()
         record = await self._reserve(request, spec=spec, image_id=image.id)
+        # from here on the client knows what to delete when it is interrupted
+        progress(ProgressEvent(step="reserve", message=f"creating {record.name}", vm_id=record.id))
         if not request.start:
             return record
         try:
             return await self.start(record.id, progress)
-        except asyncio.CancelledError:
-            await finish(self.delete(record.id, no_progress), deadline_s=2 * CLEANUP_DEADLINE_S)
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) or self._never_began(record.id):
+                await finish(self.delete(record.id, no_progress), deadline_s=2 * CLEANUP_DEADLINE_S)
             raise
 
     async def start(self, vm_id: str, progress: Progress) -> VMRecord:
@@ -124,17 +131,18 @@ class VMService:
         """End it if alive, tear down, forget it. What cannot be removed keeps the row, and is the error."""
         self._locks.abort(vm_id, "delete")
         async with self._hold(vm_id) as subject:
-            progress(ProgressEvent(step="delete", message=f"deleting {subject.name}"))
-            await self._lifecycle.tear_down(subject, VMState.STOPPED, last_error=None)
-            self._crash_point("delete:folder:before")
-            await asyncio.to_thread(remove_folder, subject.vm_dir)
-            self._crash_point("delete:row:before")
-            await self._table.delete(vm_id)
-            self._crash_point("delete:row:after")
-        if not self._table.list():
-            await self._services.network.shutdown_if_unused()
-        else:
-            self._services.network.warm()
+            await self._remove(subject, progress)
+        await self._after_removal()
+        return subject.record
+
+    async def delete_if_not_running(self, vm_id: str, progress: Progress) -> VMRecord:
+        """For prune: aborts nothing. WRONG_STATE when it runs by the time that it is this one's turn."""
+        async with self._hold(vm_id) as subject:
+            state = subject.record.state
+            if state in CLAIMS_LIFE or machine_alive(subject.handles, boot_id=self._services.boot_id):
+                raise BangerError(ErrorCode.WRONG_STATE, f"{subject.name} runs: it was left alone")
+            await self._remove(subject, progress)
+        await self._after_removal()
         return subject.record
 
     async def set(self, vm_id: str, request: SetVM, *, progress: Progress) -> VMRecord:
@@ -189,6 +197,11 @@ class VMService:
 
     # inside
 
+    def _never_began(self, vm_id: str) -> bool:
+        """A start that failed before it made a disk put the state back: there is nothing to keep."""
+        record = self._table.get(vm_id)
+        return record is not None and record.state is VMState.CREATED
+
     def _subject(self, record: VMRecord) -> Subject:
         return Subject(record, table=self._table, cache=self._services.cache)
 
@@ -230,6 +243,7 @@ class VMService:
             progress(
                 ProgressEvent(
                     step="warning",
+                    warning=True,
                     message=f"VMs are promised {promised + spec.memory_mib} MiB of the host's {host_mib}",
                 )
             )
