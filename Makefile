@@ -43,8 +43,8 @@ unit: setup-test ## the tests that need no root and no guest
 test-lab: setup-test ## the tests that need device-mapper or KVM, inside the lab host (a guest)
 	@$(PYTEST) tests/lab $(ARGS)
 
-bench: setup ## the figures of bench/, each beside its baseline
-	@$(SUDO) env BANGER_HOME=$(ARTIFACTS) $(BIN)/python -m bench $(ARGS)
+bench: setup-test ## the figures of bench/, each beside its baseline
+	@$(SUDO) env BANGER_TEST_ARTIFACTS=$(ARTIFACTS) $(BIN)/python -m bench $(ARGS)
 
 clean: ## stop this clone's daemon and remove all that make has made here
 	@if [ -x $(BIN)/banger ] && [ -d $(ARTIFACTS) ]; then $(AS_ROOT) $(BIN)/banger daemon stop; fi
