@@ -24,6 +24,7 @@ from banger.store.database import Database
 from banger.store.images import ImageTable
 from banger.store.vms import VMTable
 from banger.system.process import boot_id, executable, read_pid_file
+from banger.vm.background import Background
 from banger.vm.handles import HandleCache
 from banger.vm.liveness import MONITOR_ROLE
 from banger.vm.service import VMService
@@ -125,7 +126,10 @@ async def compose(
         crash_point=crash_point,
     )
 
+    background = Background(vms, settings)
+
     async def close() -> None:
+        await background.close()
         await vms.close()
         await network.close()
         await helper.close()
@@ -136,4 +140,5 @@ async def compose(
     except BaseException:
         await close()
         raise
+    background.start()
     return Services(instance=instance, vms=vms, images=StoredImages(images), kernels=kernels, close=close)

@@ -94,6 +94,25 @@ class VMStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     metrics_raw: dict[str, object] | None = None
 
 
+class VMHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the guest's agent says of the guest. Of a dead VM only the first four are there."""
+
+    vm_id: str
+    name: str
+    state: VMState
+    healthy: bool
+    uptime_s: int | None = None
+    phase: str = ""  # early, handoff, init or shutdown
+    init: str = ""  # path of the guest's init, or "agent"
+    load1: float | None = None
+    memory_total_kib: int | None = None
+    memory_available_kib: int | None = None
+    root_total_bytes: int | None = None
+    root_free_bytes: int | None = None
+    work_total_bytes: int | None = None
+    work_free_bytes: int | None = None
+
+
 class Workspace(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     vm_id: str = ""
     source_path: str = ""

@@ -48,6 +48,15 @@ class VMLocks:
                 self._slots.pop(vm_id, None)
 
     @asynccontextmanager
+    async def hold_if_free(self, vm_id: str) -> AsyncIterator[bool]:
+        """Hold it when nobody has it or waits for it (True); else never wait (False)."""
+        if vm_id in self._slots:
+            yield False
+            return
+        async with self.hold(vm_id):
+            yield True
+
+    @asynccontextmanager
     async def abortable(self, vm_id: str, name: str) -> AsyncIterator[None]:
         """Inside hold: the stretch in which `abort` may cancel. Turns that cancellation into Aborted."""
         slot = self._slots[vm_id]

@@ -195,7 +195,61 @@ class VMService:
     def step_ids(self) -> tuple[str, ...]:
         return tuple(self._lifecycle.step_ids())
 
+    # what it does now
+
+    async def stats(self, vm_id: str) -> VMStats:
+        """Taken now and stored; of a dead VM only what its disks take."""
+        return await self._vitals.stats(vm_id)
+
+    async def health(self, vm_id: str) -> VMHealth:
+        """Within 3 s; a dead VM is not healthy, an agent that fails is an error."""
+        return await self._vitals.health(vm_id)
+
+    async def flush_metrics(self, vm_id: str) -> None:
+        await self._vitals.flush_metrics(vm_id)
+
+    async def cap_logs(self, vm_id: str) -> None:
+        await self._vitals.cap_logs(vm_id)
+
+    async def set_clock(self, vm_id: str) -> None:
+        await self._vitals.set_clock(vm_id)
+
+    async def stop_if_stale(self, vm_id: str, *, after_s: float) -> bool:
+        """Stop it when it runs, was not touched for so long and has no open stream; True when stopped.
+
+        A VM that is busy is in use. Open streams touch it: its time runs from when the last was seen.
+        """
+        async with self._locks.hold_if_free(vm_id) as held:
+            record = self._table.get(vm_id)
+            if not held or record is None or record.state is not VMState.RUNNING:
+                return False
+            if (now() - record.last_touched_at).total_seconds() < after_s:
+                return False
+            if await self._vitals.connections(vm_id):
+                await self._table.touch(vm_id, now())
+                return False
+            log.info("%s: not used for %.0f s, stopping it", record.name, after_s)
+            subject = self._subject(record)
+            async with self._locks.abortable(vm_id, record.name):
+                await self._lifecycle.stop(subject, no_progress)
+            return True
+
     # inside
+
+    async def _remove(self, subject: Subject, progress: Progress) -> None:
+        progress(ProgressEvent(step="delete", message=f"deleting {subject.name}"))
+        await self._lifecycle.tear_down(subject, VMState.STOPPED, last_error=None)
+        self._crash_point("delete:folder:before")
+        await asyncio.to_thread(remove_folder, subject.vm_dir)
+        self._crash_point("delete:row:before")
+        await self._table.delete(subject.id)
+        self._crash_point("delete:row:after")
+
+    async def _after_removal(self) -> None:
+        if not self._table.list():
+            await self._services.network.shutdown_if_unused()
+        else:
+            self._services.network.warm()
 
     def _never_began(self, vm_id: str) -> bool:
         """A start that failed before it made a disk put the state back: there is nothing to keep."""
