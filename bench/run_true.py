@@ -127,7 +127,7 @@ def run(count: int) -> str:
     return (
         table(taken, baseline="by hand")
         + f"\n\nBeyond the boot by hand: {more:.1f} ms of wall (p50 less p50)."
-        + " `true in the guest`: from the agent's first word to the request to remove, most of it the emulated"
-        + " guest's own time. `own`: all the rest of the wall, the removal included. `cpu ms` is the command's,"
+        + " `true in the guest`: from the agent's first word to the request to remove, mostly the emulated"
+        + " guest's own time. `own`: the rest of the wall, removal included. `cpu ms` is the command's,"
         + " `daemon cpu` the daemon's without its children (mke2fs)."
     )
