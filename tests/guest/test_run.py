@@ -76,7 +76,7 @@ def test_a_killed_cli_leaves_nothing_after_its_lease(banger: Instance) -> None:
     )
     os.killpg(run.pid, signal.SIGKILL)
     run.communicate(timeout=30)
-    until(lambda: banger.vms() == before, timeout_s=40)
+    until(lambda: banger.vms() == before, timeout_s=15)
 
 
 def test_exec_carries_stdin(banger: Instance, guest: str) -> None:

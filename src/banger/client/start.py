@@ -78,7 +78,7 @@ def _spawn_and_wait(paths: Paths, deadline: float) -> None:
             pid = os.posix_spawn(
                 sys.executable,
                 argv,
-                os.environ,
+                _environment(paths),
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_DUP2, write_end, 1),
@@ -98,6 +98,15 @@ def _spawn_and_wait(paths: Paths, deadline: float) -> None:
         _wait_until_ready(read_end, paths, deadline=deadline)
     finally:
         os.close(read_end)
+
+
+def _environment(paths: Paths) -> dict[str, str]:
+    """The caller's own, but for the home: a client of another instance starts that instance's daemon."""
+    environment = dict(os.environ)
+    environment.pop("BANGER_HOME", None)
+    if paths.home:
+        environment["BANGER_HOME"] = paths.home
+    return environment
 
 
 def _wait_until_ready(fd: int, paths: Paths, *, deadline: float) -> None:
