@@ -1,7 +1,8 @@
 """A daemon process with fake services whose guests are real agents, on the host, one process a VM.
 
 Started as the real one is. The environment steers it: BANGER_TEST_AGENT (the agent's program),
-BANGER_TEST_VERSION, BANGER_TEST_BOOT_S (how long a boot takes), BANGER_TEST_BROKEN (compose fails).
+BANGER_TEST_VERSION, BANGER_TEST_BOOT_S (how long a boot takes), BANGER_TEST_BROKEN (compose fails),
+BANGER_TEST_DEAF (a VM whose agent is silent), BANGER_TEST_FINDINGS (what an audit finds, JSON).
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ def main() -> int:
         if os.fork():
             os._exit(0)
         os.setsid()
+    import msgspec
+
     import banger
     from banger.config.paths import Paths, resolve_paths
     from banger.config.settings import Settings
     from banger.daemon import main as daemon
     from banger.daemon.contracts import Services
     from banger.errors import BangerError, ErrorCode
+    from banger.vm.planner import Finding
     from tests.fakes.guestagent import HostAgents
     from tests.fakes.services import FakeWorld
 
@@ -31,6 +35,10 @@ def main() -> int:
     paths = resolve_paths()
     world = FakeWorld(paths)
     world.vms.slow_s = float(os.environ.get("BANGER_TEST_BOOT_S", "0"))
+    world.vms.deaf = {os.environ.get("BANGER_TEST_DEAF", "")}
+    world.vms.stubborn = {"tap-fc-stuck"}
+    findings = os.environ.get("BANGER_TEST_FINDINGS", "[]")
+    world.vms.findings = msgspec.json.decode(findings, type=list[Finding])
     agents = HostAgents(os.environ.get("BANGER_TEST_AGENT", ""))
     world.vms.on_running, world.vms.on_gone = agents.start, agents.stop
 

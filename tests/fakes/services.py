@@ -17,9 +17,10 @@ from banger.errors import BangerError, ErrorCode
 from banger.model.ids import VMId, new_vm_id
 from banger.model.names import generate_name, validate_name
 from banger.model.progress import Progress, ProgressEvent
-from banger.model.records import Image, Kernel, VMRecord, VMRuntime, VMSpec, now
+from banger.model.records import Image, Kernel, VMHealth, VMRecord, VMRuntime, VMSpec, VMStats, now
 from banger.model.references import resolve
 from banger.model.states import VMState
+from banger.vm.planner import Finding
 
 IMAGE_ID = "ab" * 32
 LONG_AGO = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -37,6 +38,9 @@ class FakeVMs:
         self.fail: Exception | None = None
         self.slow_s = 0.0
         self.cancelled = 0
+        self.findings: list[Finding] = []
+        self.stubborn: set[str] = set()
+        self.deaf: set[str] = set()
         self.on_running: Callable[[VMRecord], None] = lambda _record: None
         self.on_gone: Callable[[VMRecord], None] = lambda _record: None
 
@@ -130,6 +134,45 @@ class FakeVMs:
         await asyncio.sleep(self.slow_s)
         self.on_gone(record)
         return self.records.pop(vm_id)
+
+    async def delete_if_not_running(self, vm_id: str, progress: Progress) -> VMRecord:
+        record = self.records[vm_id]
+        if record.state is VMState.RUNNING:
+            raise BangerError(ErrorCode.WRONG_STATE, f"{record.name} runs: it was left alone")
+        return await self.delete(vm_id, progress)
+
+    async def stats(self, vm_id: str) -> VMStats:
+        if self.records[vm_id].state is not VMState.RUNNING:
+            return VMStats(collected_at=now(), work_disk_bytes=5 << 20)
+        return VMStats(
+            collected_at=now(),
+            cpu_percent=12.5,
+            rss_bytes=64 << 20,
+            vsz_bytes=1 << 30,
+            work_disk_bytes=5 << 20,
+            metrics_raw={"net": {"rx": 1}},
+        )
+
+    async def health(self, vm_id: str) -> VMHealth:
+        record = self.records[vm_id]
+        alive = record.state is VMState.RUNNING
+        if alive and record.name in self.deaf:
+            raise BangerError(ErrorCode.TIMEOUT, "the guest's agent did not say how it is within 3 s")
+        health = VMHealth(vm_id=vm_id, name=record.name, state=record.state, healthy=alive)
+        return msgspec.structs.replace(health, phase="init", uptime_s=75) if alive else health
+
+    async def audit(self) -> Sequence[Finding]:
+        return list(self.findings)
+
+    async def repair(self, findings: Sequence[Finding]) -> Sequence[tuple[Finding, BaseException]]:
+        """Removes what has a fix; names in `stubborn` cannot be."""
+        gone = [finding for finding in findings if finding.fix and finding.name not in self.stubborn]
+        self.findings = [finding for finding in self.findings if finding not in gone]
+        return [
+            (finding, BangerError(ErrorCode.BUSY, f"{finding.name} is in use"))
+            for finding in findings
+            if finding.fix and finding.name in self.stubborn
+        ]
 
     async def set(self, vm_id: str, request: SetVM, *, progress: Progress) -> VMRecord:
         record = self.records[vm_id]

@@ -20,12 +20,16 @@ API_VERSION = "v1"
 
 FEATURES: tuple[str, ...] = (
     "agent-upgrade",  # GET /v1/vms/{vm}/agent, Upgrade: banger-agent/1
+    "audit",  # GET /v1/host/audit, POST /v1/host/repair
     "connect",  # POST /v1/vms/{vm}/connect
     "daemon-replace",  # 426 to a newer client while idle; POST /v1/daemon/stop with if_idle
+    "delete-if-not-running",  # DELETE /v1/vms/{vm}?if_not_running=true
     "events-after",  # GET /v1/operations/{operation}/events?after=N
+    "health",  # GET /v1/vms/{vm}/health
     "lease",  # POST /v1/vms/{vm}/lease
     "logs",  # GET /v1/vms/{vm}/logs
     "operation-cancel",  # POST /v1/operations/{operation}/cancel
+    "stats",  # POST /v1/vms/{vm}/stats
 )
 """Announced by name in GET /v1, so that a client asks what a daemon can and not how old it is."""
 
@@ -150,6 +154,31 @@ class LeaseLine(msgspec.Struct, frozen=True, kw_only=True):
 
     vm_id: str
     leased: bool
+
+
+class StatsReply(msgspec.Struct, frozen=True, kw_only=True):
+    """A VM's figures, taken now. Of a dead VM only the bytes that its disks take on the host."""
+
+    id: str
+    name: str
+    state: VMState
+    stats: VMStats
+
+
+class AuditFinding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An object on the host that nothing explains."""
+
+    kind: str  # tap bridge nft loop dm mount process socket folder
+    name: str
+    problem: str
+    vm_id: str = ""
+    fixable: bool = False  # it carries this instance's mark: repair removes it
+    fixed: bool = False
+    failure: str = ""  # why repair could not remove it
+
+
+class Audit(msgspec.Struct, frozen=True, kw_only=True):
+    findings: tuple[AuditFinding, ...]
 
 
 class Stopping(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from enum import StrEnum
 import msgspec
 
 from banger.api import replies, requests
-from banger.model.records import Image
+from banger.model.records import Image, VMHealth
 
 
 class Kind(StrEnum):
@@ -108,12 +108,30 @@ ROUTES: tuple[Route, ...] = (
         kind=Kind.OPERATION,
         reply=replies.VMReply,
         doc="Ends the VM if it is alive (a start under way is aborted) and removes all of it.",
+        query=(Query("if_not_running", "boolean", "abort nothing; wrong_state when it runs"),),
     ),
     _vm_operation("set", requests.SetVM, "Changes size or NAT.", method="PATCH"),
     _vm_operation("start", requests.StartVM, "Boots the VM; one that runs is answered as it is."),
     _vm_operation("stop", requests.StopVM, "Shuts the guest down in order; no error when it is not alive."),
     _vm_operation("restart", requests.RestartVM, "Stop and start under one lock."),
     _vm_operation("kill", requests.KillVM, "Signals the machine monitor and tears down."),
+    Route(
+        name="vm.stats",
+        method="POST",
+        path="/v1/vms/{vm}/stats",
+        kind=Kind.RESULT,
+        reply=replies.StatsReply,
+        doc="The VM's figures, taken now and stored. Does not touch it.",
+    ),
+    Route(
+        name="vm.health",
+        method="GET",
+        path="/v1/vms/{vm}/health",
+        kind=Kind.RESULT,
+        reply=VMHealth,
+        doc="What the guest's agent says, within 3 s. A dead VM is `healthy: false`; "
+        "an agent that does not answer is an error.",
+    ),
     Route(
         name="vm.connect",
         method="POST",
@@ -151,6 +169,22 @@ ROUTES: tuple[Route, ...] = (
             Query("follow", "boolean", "go on with what is appended, until the client leaves"),
             Query("tail", "integer", "only the last so many lines"),
         ),
+    ),
+    Route(
+        name="host.audit",
+        method="GET",
+        path="/v1/host/audit",
+        kind=Kind.RESULT,
+        reply=replies.Audit,
+        doc="Objects on the host with banger's marks or names that nothing explains; normally none.",
+    ),
+    Route(
+        name="host.repair",
+        method="POST",
+        path="/v1/host/repair",
+        kind=Kind.RESULT,
+        reply=replies.Audit,
+        doc="The same audit, and what carries this instance's mark is removed.",
     ),
     Route(
         name="image.list",

@@ -26,6 +26,7 @@ NOUNS = {
     "ps": ("banger.cli.vm_list:ps", "List the running VMs (-a: all)."),
     "image": ("banger.cli.image:image", "What VMs are made from."),
     "kernel": ("banger.cli.kernel:kernel", "The kernels that VMs boot."),
+    "host": ("banger.cli.host:host", "What banger has made on this host."),
     "daemon": ("banger.cli.daemon:daemon", "The process in the background; it is started when needed."),
     "doctor": ("banger.cli.doctor:doctor", "Check whether this host can run VMs, and say what to do."),
     "version": ("banger.cli.version:version", "Versions of the command and of the daemon."),

@@ -38,14 +38,14 @@ def on_each(references: tuple[str, ...], begin: Begin, *, as_json: bool) -> int:
                     begun[vm_id] = begin(client, vm_id)
             except BangerError as error:
                 failed = True
-                _complain(error)
+                complain(error)
         for vm_id, operation in begun.items():
             try:
                 with Progress(names[vm_id] if len(begun) > 1 else "") as progress:
                     results.append(operation.wait(progress))
             except BangerError as error:
                 failed = True
-                _complain(error)
+                complain(error)
                 continue
             if not as_json:
                 out(names[vm_id])
@@ -54,7 +54,7 @@ def on_each(references: tuple[str, ...], begin: Begin, *, as_json: bool) -> int:
     return 1 if failed else 0
 
 
-def _complain(error: BangerError) -> None:
+def complain(error: BangerError) -> None:
     say(f"banger: {safe(error.brief)}")
     if error.hint:
         say(f"  {safe(error.hint)}")

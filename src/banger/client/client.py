@@ -84,6 +84,14 @@ class Client:
     def show_vm(self, reference: str) -> shapes.VM:
         return self._get(f"/v1/vms/{quote(reference)}")  # type: ignore[return-value]
 
+    def stats_vm(self, reference: str) -> shapes.VMStats:
+        """Taken now; touches nothing."""
+        return self.request("POST", f"/v1/vms/{quote(reference)}/stats")  # type: ignore[return-value]
+
+    def health_vm(self, reference: str) -> shapes.Health:
+        """A dead VM is not healthy; an agent that does not answer is GUEST_UNREACHABLE or TIMEOUT."""
+        return self._get(f"/v1/vms/{quote(reference)}/health")  # type: ignore[return-value]
+
     def connect_vm(self, reference: str, *, purpose: str = "exec") -> shapes.Connect:
         """Where its agent is; touches the VM."""
         return self.request("POST", f"/v1/vms/{quote(reference)}/connect", {"purpose": purpose})  # type: ignore[return-value]
@@ -119,8 +127,10 @@ class Client:
         """fields: those of CreateVM (docs/api.md)."""
         return self.operation("POST", "/v1/vms", fields)
 
-    def delete_vm(self, reference: str) -> Operation:
-        return self.operation("DELETE", f"/v1/vms/{quote(reference)}")
+    def delete_vm(self, reference: str, *, if_not_running: bool = False) -> Operation:
+        """if_not_running: abort nothing, and fail with WRONG_STATE when it runs."""
+        query = "?if_not_running=true" if if_not_running else ""
+        return self.operation("DELETE", f"/v1/vms/{quote(reference)}{query}")
 
     def set_vm(self, reference: str, **fields: Any) -> Operation:
         return self.operation("PATCH", f"/v1/vms/{quote(reference)}", fields)
@@ -136,6 +146,14 @@ class Client:
 
     def kill_vm(self, reference: str, *, signal: str = "TERM") -> Operation:
         return self.operation("POST", f"/v1/vms/{quote(reference)}/kill", {"signal": signal})
+
+    # the host
+
+    def audit(self, *, fix: bool = False) -> list[shapes.Finding]:
+        """What is on the host that nothing explains; fix: remove what carries this instance's mark."""
+        reply = self.request("POST", "/v1/host/repair") if fix else self._get("/v1/host/audit")
+        findings: list[shapes.Finding] = reply["findings"]
+        return findings
 
     # images and kernels
 

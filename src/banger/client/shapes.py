@@ -43,10 +43,60 @@ class VMRequired(TypedDict):
     runtime: Runtime
 
 
+class Stats(TypedDict, total=False):
+    collected_at: str
+    cpu_percent: float
+    rss_bytes: int
+    vsz_bytes: int
+    system_overlay_bytes: int
+    work_disk_bytes: int
+    metrics_raw: dict[str, Any]
+
+
+class VMStats(TypedDict):
+    id: str
+    name: str
+    state: str
+    stats: Stats
+
+
+class HealthRequired(TypedDict):
+    vm_id: str
+    name: str
+    state: str
+    healthy: bool
+
+
+class Health(HealthRequired, total=False):
+    uptime_s: int
+    phase: str
+    init: str
+    load1: float
+    memory_total_kib: int
+    memory_available_kib: int
+    root_total_bytes: int
+    root_free_bytes: int
+    work_total_bytes: int
+    work_free_bytes: int
+
+
+class FindingRequired(TypedDict):
+    kind: str
+    name: str
+    problem: str
+
+
+class Finding(FindingRequired, total=False):
+    vm_id: str
+    fixable: bool
+    fixed: bool
+    failure: str
+
+
 class VM(VMRequired, total=False):
     image: str
     auto_remove: bool
-    stats: dict[str, Any]
+    stats: Stats
     workspace: Workspace
 
 

@@ -13,7 +13,14 @@ from aiohttp import web
 
 from banger.api.errors import error_body, http_status
 from banger.api.routes import ROUTES
-from banger.daemon import catalog_routes, operation_routes, server_routes, stream_routes, vm_routes
+from banger.daemon import (
+    catalog_routes,
+    host_routes,
+    operation_routes,
+    server_routes,
+    stream_routes,
+    vm_routes,
+)
 from banger.daemon.context import DAEMON, Daemon, Handler, encoder
 from banger.daemon.failures import as_banger_error
 from banger.daemon.journal import current_operation
@@ -35,6 +42,7 @@ def handlers() -> dict[str, Handler]:
         **vm_routes.HANDLERS,
         **stream_routes.HANDLERS,
         **catalog_routes.HANDLERS,
+        **host_routes.HANDLERS,
         **operation_routes.HANDLERS,
     }
 

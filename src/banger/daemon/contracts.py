@@ -9,7 +9,8 @@ import msgspec
 
 from banger.api.requests import CreateVM, KillVM, SetVM
 from banger.model.progress import Progress
-from banger.model.records import Image, Kernel, VMRecord
+from banger.model.records import Image, Kernel, VMHealth, VMRecord, VMStats
+from banger.vm.planner import Finding
 
 
 class VMs(Protocol):
@@ -31,9 +32,19 @@ class VMs(Protocol):
 
     async def delete(self, vm_id: str, progress: Progress) -> VMRecord: ...
 
+    async def delete_if_not_running(self, vm_id: str, progress: Progress) -> VMRecord: ...
+
     async def set(self, vm_id: str, request: SetVM, *, progress: Progress) -> VMRecord: ...
 
     async def touch(self, vm_id: str) -> VMRecord: ...
+
+    async def stats(self, vm_id: str) -> VMStats: ...
+
+    async def health(self, vm_id: str) -> VMHealth: ...
+
+    async def audit(self) -> Sequence[Finding]: ...
+
+    async def repair(self, findings: Sequence[Finding]) -> Sequence[tuple[Finding, BaseException]]: ...
 
 
 class Images(Protocol):

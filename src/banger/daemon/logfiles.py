@@ -39,6 +39,8 @@ class LogFile:
         file = cls(path, fd)
         if tail >= 0:
             os.lseek(fd, _tail_offset(fd, tail), os.SEEK_SET)
+        else:
+            _skip_hole(fd)
         return file
 
     def read(self) -> bytes:
@@ -68,6 +70,18 @@ class LogFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _skip_hole(fd: int) -> None:
+    """The head of a long log may have been given back (system/logcap): begin with the first line after."""
+    try:
+        if os.lseek(fd, 0, os.SEEK_DATA) == 0:
+            return
+    except OSError:  # ENXIO: nothing but a hole; else the file system knows no holes
+        os.lseek(fd, 0, os.SEEK_SET)
+        return
+    head = os.read(fd, CHUNK)
+    os.lseek(fd, head.find(b"\n") + 1 - len(head), os.SEEK_CUR)
 
 
 def _tail_offset(fd: int, lines: int) -> int:

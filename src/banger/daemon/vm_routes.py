@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from banger.api.replies import ConnectReply, ExecDefaults, OperationReply, VMList
+from banger.api.replies import ConnectReply, ExecDefaults, OperationReply, StatsReply, VMList
 from banger.api.requests import ConnectVM, CreateVM, KillVM, RestartVM, SetVM, StartVM, StopVM
-from banger.daemon.context import Daemon, Handler, answer, daemon_of, read_body, request_op_id
+from banger.daemon.context import Daemon, Handler, answer, daemon_of, query_bool, read_body, request_op_id
 from banger.daemon.operations import Operation, as_result
 from banger.daemon.views import image_names, show, vm_reply
 from banger.errors import BangerError, ErrorCode
@@ -118,7 +118,8 @@ async def kill(request: web.Request) -> web.StreamResponse:
 
 async def delete(request: web.Request) -> web.StreamResponse:
     vms, record = daemon_of(request).services.vms, _vm(request)
-    return _on(request, "vm.delete", record=record, work=lambda progress: vms.delete(record.id, progress))
+    remove = vms.delete_if_not_running if query_bool(request, "if_not_running") else vms.delete
+    return _on(request, "vm.delete", record=record, work=lambda progress: remove(record.id, progress))
 
 
 async def change(request: web.Request) -> web.StreamResponse:
@@ -127,6 +128,16 @@ async def change(request: web.Request) -> web.StreamResponse:
     return _on(
         request, "vm.set", record=record, work=lambda progress: vms.set(record.id, body, progress=progress)
     )
+
+
+async def stats(request: web.Request) -> web.StreamResponse:
+    record = _vm(request)
+    taken = await daemon_of(request).services.vms.stats(record.id)
+    return answer(StatsReply(id=record.id, name=record.name, state=record.state, stats=taken))
+
+
+async def health(request: web.Request) -> web.StreamResponse:
+    return answer(await daemon_of(request).services.vms.health(_vm(request).id))
 
 
 def _on(request: web.Request, kind: str, *, record: VMRecord, work: VMWork) -> web.Response:
@@ -175,5 +186,7 @@ HANDLERS: dict[str, Handler] = {
     "vm.stop": stop,
     "vm.restart": restart,
     "vm.kill": kill,
+    "vm.stats": stats,
+    "vm.health": health,
     "vm.connect": connect,
 }

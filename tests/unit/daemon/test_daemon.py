@@ -20,6 +20,8 @@ from banger.config.paths import Paths
 from banger.daemon.listener import OwnersSocket, StateLock, bind_socket
 from banger.errors import BangerError, ErrorCode
 from banger.model.states import VMState
+from banger.system.logcap import punch_head
+from banger.vm.planner import Finding, Fix
 from tests.fakes.guestagent import FakeGuestSocket
 from tests.fakes.services import FakeWorld
 from tests.unit.daemon.conftest import client_of, running
@@ -434,3 +436,69 @@ async def test_socket_path_may_be_very_long(tmp_path: Path) -> None:
     listener = bind_socket(str(path))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     listener.close()
+
+
+async def test_stats_and_health_touch_nothing(paths: Paths, world: FakeWorld) -> None:
+    world.vms.add("web")
+    world.vms.add("off", state=VMState.STOPPED)
+    world.vms.add("deaf")
+    world.vms.deaf = {"deaf"}
+    async with running(paths, world), client_of(paths) as session:
+        async with session.post("/v1/vms/web/stats") as reply:
+            body = await reply.json()
+            assert (reply.status, body["name"], body["stats"]["cpu_percent"]) == (200, "web", 12.5)
+        async with session.post("/v1/vms/off/stats") as reply:
+            assert set((await reply.json())["stats"]) == {"collected_at", "work_disk_bytes"}
+        async with session.get("/v1/vms/off/health") as reply:
+            body = await reply.json()
+            assert (reply.status, body["healthy"], body["state"]) == (200, False, "stopped")
+        async with session.get("/v1/vms/deaf/health") as reply:
+            assert (await reply.json())["code"] == "timeout"
+            assert reply.status >= 500
+        async with session.get("/v1/vms/none/health") as reply:
+            assert reply.status == 404
+    assert world.vms.touched == []
+
+
+async def test_delete_if_not_running_leaves_what_runs(paths: Paths, world: FakeWorld) -> None:
+    world.vms.add("web")
+    world.vms.add("off", state=VMState.STOPPED)
+    async with running(paths, world), client_of(paths) as session:
+        event = await finished(session, "DELETE", "/v1/vms/web?if_not_running=true")
+        assert (event["kind"], event["error"]["code"]) == ("error", "wrong_state")
+        event = await finished(session, "DELETE", "/v1/vms/off?if_not_running=true")
+        assert event["kind"] == "result"
+        assert [record.name for record in world.vms.list()] == ["web"]
+        assert (await finished(session, "DELETE", "/v1/vms/web"))["kind"] == "result"
+
+
+async def test_audit_and_repair(paths: Paths, world: FakeWorld) -> None:
+    world.vms.findings = [
+        Finding(kind="tap", name="tap-fc-1", problem="belongs to no VM", fix=Fix.DELETE_TAP),
+        Finding(kind="tap", name="tap-fc-2", problem="belongs to no VM", fix=Fix.DELETE_TAP),
+        Finding(kind="tap", name="tap-fc-3", problem="has banger's name, but not its mark"),
+    ]
+    world.vms.stubborn = {"tap-fc-2"}
+    async with running(paths, world), client_of(paths) as session:
+        async with session.get("/v1/host/audit") as reply:
+            before = (await reply.json())["findings"]
+        async with session.post("/v1/host/repair") as reply:
+            after = (await reply.json())["findings"]
+        async with session.get("/v1/host/audit") as reply:
+            left = [finding["name"] for finding in (await reply.json())["findings"]]
+    assert [finding.get("fixable", False) for finding in before] == [True, True, False]
+    assert [finding.get("fixed", False) for finding in after] == [True, False, False]
+    assert [finding.get("failure", "") for finding in after] == ["", "tap-fc-2 is in use", ""]
+    assert left == ["tap-fc-2", "tap-fc-3"]
+
+
+async def test_a_log_whose_head_was_given_back_begins_with_a_line(paths: Paths, world: FakeWorld) -> None:
+    vm_id = world.vms.add("web")
+    log = Path(paths.vm_dir(vm_id)) / "monitor.log"
+    with log.open("wb") as file:
+        file.write(b"x" * (3 << 20) + b"\nlast\n")
+        os.fsync(file.fileno())
+    assert punch_head(str(log), limit_bytes=1 << 20, keep_bytes=1 << 16)
+    async with running(paths, world), client_of(paths) as session:
+        async with session.get("/v1/vms/web/logs", params={"source": "monitor"}) as reply:
+            assert (await reply.read())[-6:] == b"\nlast\n"
