@@ -13,6 +13,7 @@ from enum import StrEnum
 import msgspec
 
 from banger.helper.interface import Observed, ObservedLink, ObservedProcess
+from banger.helper.marks import BASE
 from banger.model.records import ProcessIdentity, VMHandles, VMRecord, VMRuntime
 from banger.model.states import CLAIMS_LIFE, VMState
 
@@ -249,7 +250,8 @@ def _disk_findings(world: World, *, kept: dict[str, VMHandles], busy: set[str]) 
             continue
         if not dm.uuid.startswith(mark):
             continue
-        vm_id = dm.uuid.removeprefix(mark)
+        # a base whose snapshot is gone is shown by itself
+        vm_id = dm.uuid.removeprefix(mark).removesuffix(BASE)
         if vm_id in busy or (vm_id in kept and kept[vm_id].dm_name == dm.name):
             continue
         found.append(
@@ -263,19 +265,23 @@ def _disk_findings(world: World, *, kept: dict[str, VMHandles], busy: set[str]) 
             )
         )
     for loop in world.observed.loops:
-        if loop.device in used_loops or busy:
-            # a base loop is over the image: which busy VM it is of cannot be told until that is done
+        owner = loop.vm_id or _owner(world, loop.backing_file)
+        if loop.device in used_loops or owner in busy:
             continue
-        found.append(
-            Finding(
-                kind="loop",
-                name=loop.device,
-                problem=f"over {loop.backing_file}, used by no running VM",
-                vm_id=_owner(world, loop.backing_file),
-                fix=Fix.DETACH_LOOP,
-                extra=loop.backing_file,
+        problem = f"over {loop.backing_file}, used by no running VM"
+        if owner:
+            found.append(
+                Finding(
+                    kind="loop",
+                    name=loop.device,
+                    problem=problem,
+                    vm_id=owner,
+                    fix=Fix.DETACH_LOOP,
+                    extra=loop.backing_file,
+                )
             )
-        )
+        else:  # somebody's own look into an image
+            found.append(Finding(kind="loop", name=loop.device, problem=f"{problem}, without banger's label"))
     return found
 
 

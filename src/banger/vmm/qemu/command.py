@@ -80,7 +80,8 @@ def _blockdev(index: int, drive: Drive) -> str:
         "read-only": drive.read_only,
         "cache": cache,
         "file": {
-            "driver": "file",
+            # QEMU's `file` takes regular files only (since 6.0)
+            "driver": "host_device" if drive.path.startswith("/dev/") else "file",
             "filename": drive.path,
             "read-only": drive.read_only,
             "cache": cache,
