@@ -106,6 +106,7 @@ def _tail_offset(fd: int, lines: int) -> int:
 
 async def chunks(file: LogFile, *, follow: bool, stopping: asyncio.Event) -> AsyncIterator[bytes]:
     """The file's bytes; with follow also what comes, until the file's name or the daemon goes."""
+    nameless = False
     while True:
         data = await asyncio.to_thread(file.read)
         if data:
@@ -114,11 +115,12 @@ async def chunks(file: LogFile, *, follow: bool, stopping: asyncio.Event) -> Asy
         if not follow or stopping.is_set():
             return
         replaced = await asyncio.to_thread(file.replaced)
-        if replaced is None:
-            return
         if replaced:
             await asyncio.to_thread(file.reopen)
             continue
+        if replaced is None and nameless:
+            return
+        nameless = replaced is None  # while it is rotated it has no name for an instant
         try:
             async with asyncio.timeout(POLL_S):
                 await stopping.wait()
