@@ -12,7 +12,7 @@ BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 ARTIFACTS ?= $(CURDIR)/.artifacts
 AS_ROOT := $(SUDO) env BANGER_HOME=$(ARTIFACTS)
-PYTEST := $(SUDO) env BANGER_TEST_ARTIFACTS=$(ARTIFACTS) $(if $(CI),CI=$(CI)) $(BIN)/python -m pytest
+PYTEST := $(SUDO) env BANGER_TEST_ARTIFACTS=$(ARTIFACTS) $(if $(CI),CI=$(CI)) $(if $(BANGER_TEST_FIRECRACKER),BANGER_TEST_FIRECRACKER=$(abspath $(BANGER_TEST_FIRECRACKER))) $(BIN)/python -m pytest
 
 # extra words for pytest, as in: make test ARGS="-x -k names"
 ARGS ?=
