@@ -168,7 +168,7 @@ class StatsReply(msgspec.Struct, frozen=True, kw_only=True):
 class AuditFinding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An object on the host that nothing explains."""
 
-    kind: str  # tap bridge nft loop dm mount process socket folder
+    kind: str  # tap bridge nft loop dm mount process socket folder file
     name: str
     problem: str
     vm_id: str = ""

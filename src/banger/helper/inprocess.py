@@ -190,7 +190,9 @@ class InProcessHelper:
             processes=processes,
             mounts=points,
             nft_tables=tuple(
-                f"{family} {name}" for family, name in tables if name == marks.nft_table(self._instance)
+                f"{family} {name}"
+                for family, name in tables
+                if name == marks.nft_table(self._instance) or marks.is_nft_namesake(name)
             ),
             sockets=sockets,
             vm_dirs=folders,

@@ -55,7 +55,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     dms: tuple[ObservedDm, ...] = ()
     processes: tuple[ObservedProcess, ...] = ()
     mounts: tuple[str, ...] = ()
-    nft_tables: tuple[str, ...] = ()
+    nft_tables: tuple[str, ...] = ()  # "<family> <name>": this instance's, and those of no instance
     sockets: tuple[str, ...] = ()  # below vms_dir
     vm_dirs: tuple[str, ...] = ()  # names below vms_dir
 

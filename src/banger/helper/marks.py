@@ -54,3 +54,11 @@ def parse_loop_label(label: str) -> tuple[str, str] | None:
 
 def nft_table(instance: str) -> str:
     return f"banger_{instance}"
+
+
+_NFT = re.compile(r"banger_[0-9a-f]{16}")
+
+
+def is_nft_namesake(name: str) -> bool:
+    """banger's name, but no instance's."""
+    return (name == "banger" or name.startswith("banger_")) and not _NFT.fullmatch(name)

@@ -19,6 +19,10 @@ def new_vm_id() -> VMId:
     return VMId(secrets.token_hex(32))
 
 
+def is_vm_id(text: str) -> bool:
+    return len(text) == 64 and not set(text) - set("0123456789abcdef")
+
+
 def new_image_id() -> ImageId:
     return ImageId(secrets.token_hex(32))
 

@@ -13,7 +13,8 @@ from enum import StrEnum
 import msgspec
 
 from banger.helper.interface import Observed, ObservedLink, ObservedProcess
-from banger.helper.marks import BASE
+from banger.helper.marks import BASE, nft_table
+from banger.model.ids import is_vm_id
 from banger.model.records import ProcessIdentity, VMHandles, VMRecord, VMRuntime
 from banger.model.states import CLAIMS_LIFE, VMState
 
@@ -36,7 +37,7 @@ class Fix(StrEnum):
 class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something on the host that should not be, or should be otherwise."""
 
-    kind: str  # tap bridge loop dm process nft socket folder mount
+    kind: str  # tap bridge loop dm process nft socket folder file mount
     name: str
     problem: str
     vm_id: str = ""
@@ -184,17 +185,18 @@ def _findings(world: World, plans: dict[str, VMPlan]) -> list[Finding]:
         if owner not in kept and owner not in busy:
             found.append(_of_file(world, path, "socket", known=known))
     for name in world.observed.vm_dirs:
-        if name not in known:
-            found.append(
-                Finding(
-                    kind="folder",
-                    name=f"{world.vms_dir}/{name}",
-                    problem="the folder of a VM that the store does not know",
-                    fix=Fix.REMOVE_FOLDER,
-                )
-            )
+        path = f"{world.vms_dir}/{name}"
+        if name in known:
+            continue
+        if is_vm_id(name):
+            problem = "the folder of a VM that the store does not know"
+            found.append(Finding(kind="folder", name=path, problem=problem, fix=Fix.REMOVE_FOLDER))
+        else:
+            found.append(Finding(kind="file", name=path, problem="lies among the VMs' folders, and is none"))
     for table in world.observed.nft_tables:
-        if table != world.nft_table:
+        if table.partition(" ")[2] != nft_table(world.instance):
+            found.append(Finding(kind="nft", name=table, problem="has banger's name, but not its mark"))
+        elif table != world.nft_table:
             found.append(Finding(kind="nft", name=table, problem="no VM needs it", fix=Fix.DELETE_NFT_TABLE))
     for mount in world.observed.mounts:
         found.append(Finding(kind="mount", name=mount, problem="banger mounts nothing on the host"))
@@ -232,6 +234,10 @@ def _link_findings(
                         vm_id=link.vm_id,
                     )
                 )
+            continue
+        if not link.name.startswith(TAP_NAMES):  # the helper removes no link that banger cannot have made
+            problem = "has banger's mark, but not its name"
+            found.append(Finding(kind="tap", name=link.name, problem=problem, vm_id=link.vm_id))
             continue
         problem = "belongs to no VM" if link.vm_id not in known else "its VM does not use it"
         found.append(
