@@ -199,6 +199,14 @@ HOST_PACKAGES: tuple[HostPackage, ...] = (
         arch="gnupg",
     ),
     HostPackage(
+        "procps",
+        "tests of the agent's terminals look at process groups",
+        use=TEST,
+        programs=("ps",),
+        fedora="procps-ng",
+        arch="procps-ng",
+    ),
+    HostPackage(
         "iputils-ping",
         "tests that host and guest reach each other",
         use=TEST,
