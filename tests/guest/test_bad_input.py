@@ -81,3 +81,8 @@ def test_an_unusable_socket_folder(fresh: Instance) -> None:
     assert "Traceback" not in result.stderr
     run.unlink()
     assert fresh.vms() == []
+
+
+def test_nat_is_refused_while_there_is_none(fresh: Instance) -> None:
+    check(fresh.banger("vm", "create", "--name", "a", "--nat"), "NAT is not in this version yet")
+    assert fresh.vms() == []

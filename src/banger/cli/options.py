@@ -114,7 +114,11 @@ def sizing_options(command: F) -> F:
             click.option("--memory", type=MEMORY, help="Such as 512M or 2G; at least 128M."),
             click.option("--disk-size", type=DISK, help="The work disk, at /root."),
             click.option("--system-overlay-size", type=OVERLAY, help="What / can grow by."),
-            click.option("--nat/--no-nat", default=None, help="Whether the guest reaches the internet."),
+            click.option(
+                "--nat/--no-nat",
+                default=None,
+                help="Whether the guest reaches the internet (not in this version yet).",
+            ),
             click.option(
                 "--init",
                 default="",

@@ -106,7 +106,9 @@ def delete(vms: tuple[str, ...], as_json: bool) -> int:
 @click.option("--vcpu", type=VCPU, help="Virtual CPUs.")
 @click.option("--memory", type=MEMORY, help="Such as 512M or 2G.")
 @click.option("--disk-size", type=DISK, help="The work disk; it only grows.")
-@click.option("--nat/--no-nat", default=None, help="Whether the guest reaches the internet.")
+@click.option(
+    "--nat/--no-nat", default=None, help="Whether the guest reaches the internet (not in this version yet)."
+)
 @json_option
 @quiet_option
 def set_command(

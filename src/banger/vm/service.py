@@ -162,6 +162,7 @@ class VMService:
                 nat_enabled=spec.nat_enabled if request.nat is None else request.nat,
             )
             validate_spec(changed)
+            refuse_nat(changed)
             live = True
             for capability in self._services.capabilities:
                 if changed != spec:
@@ -238,7 +239,7 @@ class VMService:
 
     async def _remove(self, subject: Subject, progress: Progress) -> None:
         progress(ProgressEvent(step="delete", message=f"deleting {subject.name}"))
-        await self._lifecycle.tear_down(subject, VMState.STOPPED, last_error=None)
+        await self._lifecycle.tear_down(subject, VMState.STOPPED, last_error=None, durable=False)
         self._crash_point("delete:folder:before")
         await asyncio.to_thread(remove_folder, subject.vm_dir)
         self._crash_point("delete:row:before")
@@ -279,7 +280,7 @@ class VMService:
                 await self._exits.handle(subject, said)
 
     def _spec(self, request: CreateVM) -> VMSpec:
-        return resolve_spec(
+        spec = resolve_spec(
             self._services.settings.vm_defaults,
             HostCapacity(cpus=os.cpu_count() or 0, memory_bytes=memory_bytes()),
             vcpu_count=request.vcpu_count,
@@ -288,6 +289,8 @@ class VMService:
             system_overlay_size_bytes=request.system_overlay_size_bytes,
             nat=request.nat,
         ).spec
+        refuse_nat(spec)
+        return spec
 
     def _warn_memory(self, spec: VMSpec, progress: Progress) -> None:
         """When the memory promised to running VMs would pass the host's."""
@@ -355,6 +358,16 @@ def remove_folder(vm_dir: str) -> None:
     remove_sockets(vm_dir)
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(vm_dir)
+
+
+def refuse_nat(spec: VMSpec) -> None:
+    """Rather than a guest that was promised the internet and has none."""
+    if spec.nat_enabled:
+        raise BangerError(
+            ErrorCode.INVALID_ARGUMENT,
+            "NAT is not in this version yet",
+            hint="leave --nat (and nat in [vm_defaults]) out; the guest reaches the host at the bridge's address",
+        )
 
 
 def memory_bytes() -> int:
