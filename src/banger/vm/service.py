@@ -366,7 +366,7 @@ def refuse_nat(spec: VMSpec) -> None:
         raise BangerError(
             ErrorCode.INVALID_ARGUMENT,
             "NAT is not in this version yet",
-            hint="leave --nat (and nat in [vm_defaults]) out; the guest reaches the host at the bridge's address",
+            hint="leave --nat (and nat in [vm_defaults]) out; guests reach the bridge's address",
         )
 
 

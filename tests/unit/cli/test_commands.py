@@ -229,7 +229,7 @@ def complete(instance: Instance, words: str) -> list[str]:
 
 
 def test_completion_knows_commands_and_names_and_is_silent_without_a_daemon(fresh: Instance) -> None:
-    assert complete(fresh, "vm sta") == ["start"]
+    assert complete(fresh, "vm sta") == ["start", "stats"]
     assert complete(fresh, "vm stop c") == []
     assert not (fresh.home / "run").exists()
     fresh("vm", "create", "--name", "complete-me")
