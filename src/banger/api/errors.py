@@ -97,12 +97,12 @@ def http_status(code: ErrorCode) -> int:
     return MEANINGS[code].status
 
 
-def as_banger_error(error: BaseException) -> BangerError:
+def as_banger_error(error: BaseException, op_id: str = "") -> BangerError:
     """Any exception as one that a user can be shown.
 
     A BangerError is itself; of an ExceptionGroup the first BangerError inside stands for it, with the
-    others joined to its details; anything else is INTERNAL. Its traceback is for the log, which the
-    caller writes: a client is told where to look.
+    others joined to its details; anything else is INTERNAL. Its words and traceback (paths, secrets) are
+    for the log, which the caller writes: a client is told where to look, by op_id where there is one.
     """
     if isinstance(error, BangerError):
         return error
@@ -111,8 +111,9 @@ def as_banger_error(error: BaseException) -> BangerError:
     if not known:
         return BangerError(
             ErrorCode.INTERNAL,
-            f"internal error: {type(error).__name__}: {error}",
-            hint="this is a bug of banger's; the daemon's log has more",
+            f"internal error ({type(error).__name__})" + (f" in operation {op_id}" if op_id else ""),
+            hint="this is a bug of banger's; the daemon's log has more"
+            + (f", in the records with op {op_id}" if op_id else ""),
         )
     first = known[0]
     others = [f"also: {_line(str(leaf) or type(leaf).__name__)}" for leaf in leaves if leaf is not first]
@@ -127,7 +128,7 @@ def as_banger_error(error: BaseException) -> BangerError:
 
 def error_body(error: BaseException, op_id: str = "") -> ErrorBody:
     """The wire's form of any exception. Always encodes: lines are cut and joined, data is made JSON-able."""
-    known = as_banger_error(error)
+    known = as_banger_error(error, op_id)
     return ErrorBody(
         code=known.code,
         brief=_line(known.brief),

@@ -22,7 +22,7 @@ from banger.daemon import (
     vm_routes,
 )
 from banger.daemon.context import DAEMON, Daemon, Handler, encoder
-from banger.daemon.failures import as_banger_error
+from banger.daemon.failures import logged
 from banger.daemon.journal import current_operation
 from banger.daemon.versions import is_newer
 from banger.errors import BangerError, ErrorCode
@@ -79,7 +79,7 @@ async def _every_request(request: web.Request, handler: Handler) -> web.StreamRe
         log.debug("the client has gone")
         raise
     except Exception as failure:
-        error = as_banger_error(failure, op_id)
+        error = logged(failure, op_id)
         status = http_status(error.code)
         return _error_response(error, status, op_id=op_id)
     finally:

@@ -1,4 +1,4 @@
-"""What a failure looks like outside: a BangerError as it is, anything else as `internal`.
+"""What a failure is to the daemon: told as api/errors has it, and logged where nobody expected it.
 
 A traceback goes to the log and nowhere else; the operation's id in the reply leads to it.
 """
@@ -7,28 +7,20 @@ from __future__ import annotations
 
 import logging
 
-from banger.api.errors import ErrorBody, error_body
+from banger.api.errors import ErrorBody, as_banger_error, error_body
 from banger.errors import BangerError, ErrorCode
 
 log = logging.getLogger(__name__)
 
 
-def as_banger_error(failure: BaseException, op_id: str) -> BangerError:
-    """Itself, or an INTERNAL one that says where to look; logs the traceback of what it did not expect."""
-    if isinstance(failure, BangerError):
-        if failure.code is ErrorCode.INTERNAL:
-            log.error("internal error", exc_info=failure)
-        return failure
-    if isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
-        return as_banger_error(failure.exceptions[0], op_id)
-    log.error("unexpected %s", type(failure).__name__, exc_info=failure)
-    return BangerError(
-        ErrorCode.INTERNAL,
-        f"internal error ({type(failure).__name__}) in operation {op_id}",
-        hint=f"this is a bug of banger's; the daemon's log has the record with op {op_id}",
-    )
+def logged(failure: BaseException, op_id: str) -> BangerError:
+    """As one that a user can be shown; the traceback of an INTERNAL one is in the log then."""
+    error = as_banger_error(failure, op_id)
+    if error.code is ErrorCode.INTERNAL:
+        log.error("unexpected %s", type(failure).__name__, exc_info=failure)
+    return error
 
 
 def failure_body(failure: BaseException, *, op_id: str) -> ErrorBody:
     """What a client is told; logs what was not expected."""
-    return error_body(as_banger_error(failure, op_id), op_id=op_id)
+    return error_body(logged(failure, op_id), op_id=op_id)

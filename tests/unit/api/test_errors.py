@@ -41,8 +41,9 @@ def test_a_body_has_what_the_error_had_and_nothing_empty() -> None:
 def test_a_bug_is_internal_and_says_where_to_look() -> None:
     body = error_body(KeyError("missing"), "0123456789abcdef")
     assert body.code is ErrorCode.INTERNAL
-    assert body.brief == "internal error: KeyError: 'missing'"
+    assert body.brief == "internal error (KeyError) in operation 0123456789abcdef"
     assert "log" in body.hint
+    assert "op 0123456789abcdef" in body.hint
 
 
 def test_a_group_is_its_first_known_error_with_the_others_joined() -> None:
