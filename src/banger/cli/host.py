@@ -26,10 +26,11 @@ host = LazyGroup(
 
 
 def _row(finding: shapes.Finding) -> list[str]:
+    failure = finding.get("failure")
     if finding.get("fixed"):
         outcome = "removed"
-    elif finding.get("failure"):
-        outcome = f"not removed: {finding['failure']}"
+    elif failure:
+        outcome = f"not removed: {failure}"
     else:
         outcome = "--fix removes it" if finding.get("fixable") else "left alone"
     vm_id = finding.get("vm_id", "")[:SHOWN_ID_LENGTH]

@@ -88,7 +88,8 @@ class Bench:
         self.cache.put(self.id, self.record.runtime.vm_dir, VMHandles(processes=(me,)))
 
 
-_NOTHING = Services(**dict.fromkeys(Services.__struct_fields__, cast(Any, None)))
+_nothing: dict[str, Any] = dict.fromkeys(Services.__struct_fields__)
+_NOTHING = Services(**_nothing)
 
 
 async def _never(*_args: object) -> None:
