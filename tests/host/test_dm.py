@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,8 +93,7 @@ async def disk(
     handles = Handles()
     yield strategy, record, handles
     await strategy.detach(record, VMHandles(), record_handles=handles)
-    os.unlink(record.runtime.system_overlay_path)
-    folder.rmdir()
+    shutil.rmtree(folder)
 
 
 async def test_it_is_as_large_as_the_spec_and_keeps_what_was_written(

@@ -8,6 +8,7 @@ lab host: the project, the Python packages it runs on, and the artifacts as a ho
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import importlib.metadata
 import os
@@ -48,9 +49,16 @@ def lab_image(base: Artifacts) -> Image:
     """The lab host's image; built when there is none for these packages and this kernel. Blocking."""
     recipe = f"{PACKAGES} {base.kernel.kernel_version} {base.kernel.sha256}"
     home = base.home / f"lab-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    with open(base.home / ".lock-lab", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _lab_image(base, home)
+
+
+def _lab_image(base: Artifacts, home: Path) -> Image:
     if not home.exists():
+        for old in (*base.home.glob("lab-*"), *base.home.glob(".lab-*.tmp")):
+            shutil.rmtree(old)  # of another kernel or recipe, or half made
         seeded = base.home / f".{home.name}.tmp"
-        shutil.rmtree(seeded, ignore_errors=True)
         base.seed_home(seeded)
         os.rename(seeded, home)
     entry = catalog.DebianImage(

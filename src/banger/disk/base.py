@@ -62,6 +62,10 @@ class RootDisk:
     async def detach(self, record: VMRecord, handles: VMHandles, *, record_handles: RecordHandles) -> None:
         """Idempotent; raises when something stays attached."""
 
+    async def usage(self, record: VMRecord) -> str:
+        """What is wrong, or soon will be, with the running VM's disk; "" when nothing is."""
+        return ""
+
     def drives(self, record: VMRecord, image: Image, *, handles: VMHandles) -> tuple[Drive, ...]:
         raise NotImplementedError
 

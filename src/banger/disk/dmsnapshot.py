@@ -1,15 +1,16 @@
 """dm-snapshot: the image below on a read-only loop, what is written in a sparse store of the VM's own.
 
-Owns VM_DIR/root.cow and, while the VM runs, two loops and the targets `fc-rootfs-<short id>` and
-`…-base`. `/` is as large as the spec says: behind the image the base has zeros, and the file system is
-grown into them, which the store takes. The store has room for every block, so that it cannot overflow;
-what can run out is the disk below it (`usage`). After a crash the objects stay: the targets are found
-by uuid, the loops by label.
+Owns VM_DIR/root.cow (and root.cow.fresh) and, while the VM runs, two loops and the targets
+`fc-rootfs-<short id>` and `…-base`. `/` is as large as the spec says: behind the image the base has
+zeros, and the file system is grown into them, which the store takes. The store has room for every block,
+so that it cannot overflow; what can run out is the disk below it (`usage`). After a crash the objects
+stay: the targets are found by uuid, the loops by label.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import struct
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from banger.system.run import run
 from banger.vmm.protocol import Drive
 
 COW_FILE = "root.cow"
+FRESH = ".fresh"
+"""Behind the store's name: a file that is there until the file system has been grown for the first time."""
 NAME_PREFIX = "fc-rootfs-"
 _FSCK_TIMEOUT_S = 600.0
 _MAGIC = 0xEF53
@@ -46,7 +49,9 @@ class DmSnapshot(RootDisk):
     async def ensure_overlay(self, record: VMRecord, image: Image) -> None:
         """The store: sparse, empty at first, longer when the spec has grown."""
         size = _size(record, image)
-        await asyncio.to_thread(_lengthen, record.runtime.system_overlay_path, devicemapper.cow_bytes(size))
+        await asyncio.to_thread(
+            _ensure_store, record.runtime.system_overlay_path, devicemapper.cow_bytes(size)
+        )
 
     async def attach(self, record: VMRecord, image: Image, *, record_handles: RecordHandles) -> None:
         helper, cow = self._helper, record.runtime.system_overlay_path
@@ -61,7 +66,15 @@ class DmSnapshot(RootDisk):
             name, uuid=self._uuid(record), base_loop=base_loop, cow_loop=cow_loop, size_bytes=size
         )
         await record_handles(dm_dev=device)
+        status = await devicemapper.status(self._uuid(record))
+        if status is not None and status.broken:
+            raise DiskError(
+                f"the root disk of {record.name} is lost ({status.broken}): its store {cow} could not be"
+                " written when the disk below it was full",
+                hint=f"the work disk is whole; what else there was: banger vm delete {record.name}",
+            )
         await self._grow(device, size)
+        await asyncio.to_thread(_no_longer_fresh, cow)
 
     async def detach(self, record: VMRecord, handles: VMHandles, *, record_handles: RecordHandles) -> None:
         """The targets by uuid, the loops by label and file: the handles are only hints for what to clear.
@@ -97,12 +110,12 @@ class DmSnapshot(RootDisk):
         if status is None:
             return ""
         if status.broken:
-            return f"the root disk of {record.name} is broken ({status.broken}): restart the VM"
+            return f"the root disk of {record.name} is lost ({status.broken}): the disk below it was full"
         cow = record.runtime.system_overlay_path
         place = await asyncio.to_thread(os.statvfs, cow)
         free = place.f_bavail * place.f_frsize
         if free < 64 << 20:
-            return f"the root disk of {record.name} is about to break: {free >> 20} MiB are free for {cow}"
+            return f"the root disk of {record.name} is about to break: less than 64 MiB are free for {cow}"
         return ""
 
     def drives(self, record: VMRecord, image: Image, *, handles: VMHandles) -> tuple[Drive, ...]:
@@ -161,10 +174,23 @@ def _size(record: VMRecord, image: Image) -> int:
     return -(-size // 4096) * 4096
 
 
-def _lengthen(path: str, size_bytes: int) -> None:
+def _ensure_store(path: str, size_bytes: int) -> None:
+    """A store whose first growing was not finished (FRESH is beside it) holds half a resize2fs and nothing
+    of a guest's: it is made anew."""
+    marker = path + FRESH
+    if os.path.exists(marker):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    elif not os.path.exists(path):
+        os.close(os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         if os.fstat(descriptor).st_size < size_bytes:
             os.ftruncate(descriptor, size_bytes)
     finally:
         os.close(descriptor)
+
+
+def _no_longer_fresh(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path + FRESH)

@@ -52,6 +52,7 @@ class Vitals:
         self._live = live
         self._agent = agent
         self._samples: dict[str, CpuSample] = {}
+        self._disk_problems: dict[str, str] = {}
 
     async def stats(self, vm_id: str) -> VMStats:
         """Taken now and stored; of a dead VM only what its disks take. NOT_FOUND without such a VM."""
@@ -65,7 +66,18 @@ class Vitals:
             self._keep_sample(vm_id, before=before, sample=sample)
             if not await services.table.update_stats(vm_id, stats):
                 self._samples.pop(vm_id, None)
+            await self._look_at_disk(record)
             return stats
+
+    async def _look_at_disk(self, record: VMRecord) -> None:
+        """A root disk that runs out of room is named in the log, once, before it breaks the guest."""
+        if not self._services.cache.get(record.id).dm_name:
+            self._disk_problems.pop(record.id, None)
+            return
+        problem = await self._services.disks.of(record).usage(record)
+        if problem and problem != self._disk_problems.get(record.id):
+            log.warning("%s", problem)
+        self._disk_problems[record.id] = problem
 
     async def health(self, vm_id: str) -> VMHealth:
         """Within 3 s. A VM that is not alive is not healthy; an agent that fails or cannot be reached is

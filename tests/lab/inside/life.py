@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
 import sys
 import traceback
+from collections.abc import Awaitable
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
@@ -144,10 +146,32 @@ async def _answer(vms: VMService, what: str, name: str = "", *words: str) -> str
             return record.state.value
         case "runtime":
             return msgspec.json.encode(record.runtime).decode()
+        case "stats":
+            return await _warnings(vms.stats(record.id))
         case "exec":
             return await _exec(record.runtime.vm_dir, words)
         case _:
             raise ValueError(what)
+
+
+class _Listener(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+
+
+async def _warnings(work: Awaitable[object]) -> str:
+    """What the log says while it is done."""
+    handler = _Listener()
+    logging.getLogger("banger").addHandler(handler)
+    try:
+        await work
+    finally:
+        logging.getLogger("banger").removeHandler(handler)
+    return "\n".join(handler.said)
 
 
 async def _exec(vm_dir: str, argv: tuple[str, ...]) -> str:

@@ -7,6 +7,7 @@ On the fake Firecracker the disk is looked at from the host, as a guest would ha
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from banger.disk.dmsnapshot import ext4_bytes
+from banger.disk.dmsnapshot import FRESH, ext4_bytes
 from banger.system import devicemapper, loops
 from banger.system.kvm import kvm_status
 from tests.capabilities import demand, firecracker_path, require
@@ -87,6 +88,7 @@ def test_a_life_on_the_fake(home: Path, tmp_path: Path) -> None:
         assert seen["dm_name"].startswith("fc-rootfs-")
         assert devicemapper.device_size(device) == ROOT_BYTES
         assert ROOT_BYTES - ext4_bytes(device) < 16 << 20  # `/` is as large as it was asked for
+        assert not Path(seen["system_overlay_path"] + FRESH).exists()
         debugfs(device, "write /etc/hostname kept")
         assert daemon.ask("stop", "keeper") == "stopped"
         clean(daemon)
@@ -163,6 +165,47 @@ def test_a_namesake_is_reported_and_stays(home: Path, tmp_path: Path) -> None:
         assert [target.name for target in devicemapper.list_targets()] == ["fc-rootfs-12345678"]
     finally:
         subprocess.run(["dmsetup", "remove", "fc-rootfs-12345678"], check=True, env=environment)
+
+
+def test_a_store_that_cannot_grow_is_named_before_and_after(home: Path, tmp_path: Path) -> None:
+    """The disk below it fills up: a warning while there is time, then a clear error and no half start."""
+    firecracker = install_fake_firecracker(tmp_path)
+    vms = home / "state/vms"
+    vms.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1100M", "tmpfs", str(vms)], check=True)
+    try:
+        with Daemon(home, firecracker) as daemon:
+            daemon.ask("create", "full")
+            assert daemon.ask("stats", "full") == ""
+            place = os.statvfs(vms)
+            with (vms / "ballast").open("wb") as ballast:
+                os.posix_fallocate(ballast.fileno(), 0, place.f_bavail * place.f_frsize - (4 << 20))
+            said = daemon.ask("stats", "full")
+            assert "the root disk of full is about to break: less than 64 MiB are free" in said
+            assert daemon.ask("stats", "full") == ""  # said once
+            fill(runtime(daemon, "full")["dm_dev"], 16 << 20)
+            assert "the root disk of full is lost (invalid)" in daemon.ask("stats", "full")
+            (vms / "ballast").unlink()
+            assert daemon.ask("stop", "full") == "stopped"
+            clean(daemon)
+            with pytest.raises(AssertionError, match="the root disk of full is lost"):
+                daemon.ask("start", "full")
+            clean(daemon)
+            daemon.ask("delete", "full")
+            clean(daemon)
+    finally:
+        subprocess.run(["umount", str(vms)], check=True)
+
+
+def fill(device: str, size_bytes: int) -> None:
+    """Write somewhere into the device; it refuses."""
+    descriptor = os.open(device, os.O_WRONLY | os.O_DSYNC)
+    try:
+        with pytest.raises(OSError) as caught:
+            os.pwrite(descriptor, b"x" * size_bytes, 512 << 20)
+        assert caught.value.errno == errno.EIO
+    finally:
+        os.close(descriptor)
 
 
 @pytest.mark.firecracker

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from banger.config.paths import resolve_paths
 from banger.config.settings import Settings
 from banger.disk import strategies
-from banger.disk.dmsnapshot import ext4_bytes, free_name
+from banger.disk.dmsnapshot import DmSnapshot, ext4_bytes, free_name
 from banger.disk.errors import DiskError
 from banger.disk.strategies import RootDisks
 from banger.errors import BangerError, ErrorCode
+from banger.helper.inprocess import InProcessHelper
 from banger.model.records import Image, VMHandles, VMRecord, VMRuntime, VMSpec
 from banger.model.states import VMState
 from banger.system import devicemapper, ext4, reflink
@@ -148,3 +150,31 @@ def test_the_size_of_what_is_no_ext4(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(bytes(4096))
     with pytest.raises(DiskError, match="no ext4"):
         ext4_bytes(str(tmp_path / "x"))
+
+
+@pytest.mark.anyio
+async def test_a_store_that_was_never_grown_whole_is_made_anew(tmp_path: Path) -> None:
+    """The daemon died in the first resize2fs; a store that a guest has used stays."""
+    rootfs = tmp_path / "rootfs.ext4"
+    rootfs.write_bytes(bytes(4096))
+    helper = InProcessHelper("0" * 16, resolve_paths({"BANGER_HOME": str(tmp_path)}))
+    strategy = DmSnapshot(programs, helper, instance="0" * 16)
+    path = tmp_path / "root.cow"
+    vm = record(str(path), size=64 * MIB)
+    await strategy.ensure_overlay(vm, image(rootfs))
+    marker = tmp_path / "root.cow.fresh"
+    assert marker.exists()
+    assert path.stat().st_size == devicemapper.cow_bytes(64 * MIB)
+    assert path.stat().st_blocks == 0
+
+    path.write_bytes(b"half a resize2fs")
+    await strategy.ensure_overlay(vm, image(rootfs))
+    assert path.read_bytes()[:4] == bytes(4)
+
+    marker.unlink()
+    with path.open("r+b") as file:
+        file.write(b"a guest's")
+    await strategy.ensure_overlay(record(str(path), size=128 * MIB), image(rootfs))
+    assert path.read_bytes()[:9] == b"a guest's"
+    assert path.stat().st_size == devicemapper.cow_bytes(128 * MIB)
+    assert not marker.exists()

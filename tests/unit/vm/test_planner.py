@@ -150,6 +150,41 @@ def test_marked_objects_of_no_vm_are_removed_and_namesakes_reported() -> None:
     }
 
 
+def test_loops_and_targets_of_a_vm_are_told_from_its_neighbours() -> None:
+    """All VMs have a loop over the same image: the label says whose it is. One under way is not judged."""
+    image = "/h/state/images/i/rootfs.ext4"
+
+    def loop(number: int, vm: int | None) -> ObservedLoop:
+        return ObservedLoop(
+            device=f"/dev/loop{number}", backing_file=image, vm_id="" if vm is None else f"{vm:064x}"
+        )
+
+    kept = running(1)
+    kept = msgspec.structs.replace(
+        kept, scratch=msgspec.structs.replace(kept.scratch, base_loop="/dev/loop1", dm_name="fc-rootfs-1")
+    )
+    busy = VMView(record=record_of(2, VMState.STARTING), busy=True)
+    observed = Observed(
+        boot_id=BOOT,
+        links=(BRIDGE, tap_of("tap-fc-1", 1)),
+        processes=(seen(1),),
+        loops=(loop(1, 1), loop(2, 2), loop(3, 3), loop(4, None), loop(5, 1)),
+        dms=(
+            ObservedDm(name="fc-rootfs-1", uuid=f"BANGER-{OURS}-{1:064x}", device="/dev/dm-0"),
+            ObservedDm(name="fc-rootfs-2-base", uuid=f"BANGER-{OURS}-{2:064x}-base", device="/dev/dm-1"),
+            ObservedDm(name="fc-rootfs-3-base", uuid=f"BANGER-{OURS}-{3:064x}-base", device="/dev/dm-2"),
+        ),
+        vm_dirs=(f"{1:064x}", f"{2:064x}"),
+    )
+    found = {f.name: (f.fix, f.vm_id) for f in plan(world_of(kept, busy, observed=observed)).findings}
+    assert found == {
+        "/dev/loop3": (Fix.DETACH_LOOP, f"{3:064x}"),
+        "/dev/loop4": (Fix.NONE, ""),
+        "/dev/loop5": (Fix.DETACH_LOOP, f"{1:064x}"),
+        "fc-rootfs-3-base": (Fix.REMOVE_DM, f"{3:064x}"),
+    }
+
+
 STATES = st.sampled_from(list(VMState))
 
 
@@ -221,6 +256,8 @@ def apply(world: World) -> World:
             runtime = msgspec.structs.replace(view.record.runtime, tap_device="")
             record = msgspec.structs.replace(view.record, state=VMState.STOPPED, runtime=runtime)
             views.append(VMView(record=record))
+        elif verdict.verdict is Verdict.REST:
+            views.append(view)  # reconcile does nothing: its scratch file stays
         else:
             processes = verdict.handles.processes
             views.append(VMView(record=view.record, scratch=verdict.handles, live_processes=processes))

@@ -52,6 +52,13 @@ def test_any_path_is_just_a_path() -> None:
     assert all(drive["file"]["cache"] == {"direct": False, "no-flush": False} for drive in drives)
 
 
+def test_a_block_device_is_no_file_to_qemu() -> None:
+    drives = (Drive(drive_id="root", path="/dev/dm-0"), Drive(drive_id="work", path="work.ext4"))
+    argv = qemu_argv("q", msgspec.structs.replace(SPEC, drives=drives), kvm=False, tsc_khz=1)
+    found = [json.loads(value)["file"]["driver"] for value in values(argv, "-blockdev")]
+    assert found == ["host_device", "file"]
+
+
 def test_the_machine_starts_stopped_and_ends_on_reset() -> None:
     argv = qemu_argv("q", SPEC, kvm=False, tsc_khz=1)
     assert {"-S", "-no-reboot", "-nodefaults", "-no-user-config"} <= set(argv)
