@@ -25,7 +25,7 @@ help: ## this list
 run: setup ## set up what is missing, boot a guest and let it say who it is
 	@$(AS_ROOT) tools/run.sh
 
-test: setup-test ## set up what is missing and run the whole suite: style, unit, host, guest
+test: setup-test ## set up what is missing and run the whole suite: style, unit, host, guest, lab
 	@$(PYTEST) $(ARGS)
 
 setup: ## host packages, .venv and the guest agent: what running needs
@@ -40,7 +40,7 @@ lint: setup-test ## ruff, mypy, pyright and the house rules
 unit: setup-test ## the tests that need no root and no guest
 	@$(BIN)/python -m pytest tests/unit $(ARGS)
 
-test-lab: setup-test ## the tests that need device-mapper or KVM, inside the lab host (a guest)
+test-lab: setup-test ## only the tests that need device-mapper or KVM, inside the lab host (a guest)
 	@$(PYTEST) tests/lab $(ARGS)
 
 bench: setup-test ## the figures of bench/, each beside its baseline
