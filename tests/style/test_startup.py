@@ -49,8 +49,9 @@ import contextlib, io, sys
 sys.argv = ["banger", *sys.argv[1:]]
 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
     try:
-        from banger.cli.main import main
-        main()
+        # not main(), which ends the process before it could tell
+        from banger.cli.main import run
+        status = run(sys.argv[1:])
     except SystemExit as end:
         status = end.code
 assert not status, (status, said.getvalue())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from typing import NoReturn
@@ -52,7 +53,19 @@ banger = LazyGroup(
 
 
 def main() -> NoReturn:
-    sys.exit(run(sys.argv[1:]))
+    leave(run(sys.argv[1:]))
+
+
+def leave(status: int) -> NoReturn:
+    """End the process without taking the interpreter apart, which is a tenth of a short command's time:
+    all that is left is the kernel's to free. Handlers registered with atexit are called."""
+    try:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except Exception:  # closed outputs: as the interpreter itself treats them
+        sys.exit(status)
+    os._exit(status & 0xFF)
 
 
 def run(argv: list[str]) -> int:

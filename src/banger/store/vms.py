@@ -68,14 +68,17 @@ class VMTable:
 
         await self._database.write(insert)
 
-    async def update(self, record: VMRecord) -> None:
-        """The whole row; last_touched_at never goes back. NOT_FOUND when there is no such VM any more."""
+    async def update(self, record: VMRecord, *, durable: bool = True) -> None:
+        """The whole row; last_touched_at never goes back. NOT_FOUND when there is no such VM any more.
+
+        durable: see Database.write.
+        """
         identifier, *values = _values(record)
 
         def update(connection: sqlite3.Connection) -> int:
             return _execute(connection, _UPDATE, [*values, identifier], record=record)
 
-        if not await self._database.write(update):
+        if not await self._database.write(update, durable=durable):
             raise StoreError(ErrorCode.NOT_FOUND, f"the VM {record.name} is not in the database any more")
 
     async def update_stats(self, vm_id: str, stats: VMStats) -> bool:

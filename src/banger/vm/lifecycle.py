@@ -105,8 +105,13 @@ class Lifecycle:
                 log.warning("%s: still there %.0f s after signal %d", subject.name, KILL_WAIT_S, signum)
         await self.tear_down(subject, VMState.STOPPED, last_error="")
 
-    async def tear_down(self, subject: Subject, target: VMState, *, last_error: str | None) -> None:
-        """Undo everything; target state, handles and mirror cleared. Raises CleanupFailed (state error)."""
+    async def tear_down(
+        self, subject: Subject, target: VMState, *, last_error: str | None, durable: bool = True
+    ) -> None:
+        """Undo everything; target state, handles and mirror cleared. Raises CleanupFailed (state error).
+
+        durable False: for who writes the row once more, or removes it.
+        """
         await self.live.forget(subject.id)
         failures = await finish(self._undo(subject), deadline_s=2 * CLEANUP_DEADLINE_S)
         if failures:
@@ -114,7 +119,7 @@ class Lifecycle:
             await subject.set_state(VMState.ERROR, last_error=error.brief)
             raise error
         await subject.clear_handles()
-        await subject.set_state(target, last_error=last_error)
+        await subject.set_state(target, last_error=last_error, durable=durable)
 
     async def _undo(self, subject: Subject) -> list[tuple[str, BaseException]]:
         """Every step's undo, within cleanup's own deadline, which is one more thing that can fail."""

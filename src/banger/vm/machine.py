@@ -55,8 +55,10 @@ class LaunchMachine(BaseStep):
         """KILL what is verified to be ours; wait until it is gone: the exit frees taps and disks."""
         subject, helper = down.subject, down.services.helper
         left: list[str] = []
-        for identity in recorded_processes(subject, subject.handles, boot_id=down.services.boot_id):
+        processes = recorded_processes(subject, subject.handles, boot_id=down.services.boot_id)
+        for identity in processes:  # all first: they end beside each other
             await helper.signal(identity, signal.SIGKILL)
+        for identity in processes:
             if not await helper.wait_gone(identity, timeout_s=KILL_WAIT_S):
                 left.append(f"{identity.role} (pid {identity.pid})")
         if left:

@@ -263,6 +263,18 @@ def test_vm_list_imports_nothing_expensive(banger: Instance) -> None:
     assert lines(done.stdout)[-1] == "[]"
 
 
+def test_leaving_keeps_status_outputs_and_exit_handlers() -> None:
+    script = (
+        "import atexit, sys\n"
+        "from banger.cli.main import leave\n"
+        "atexit.register(lambda: print('handler'))\n"
+        "print('out'); print('err', file=sys.stderr)\n"
+        "leave(42)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (42, b"out\nhandler\n", b"err\n")
+
+
 def test_threads_are_not_needed() -> None:
     """The SDK may be used from a program with threads, one client each."""
     from banger.client.client import quote

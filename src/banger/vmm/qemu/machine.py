@@ -162,7 +162,7 @@ class QemuMachine:
 
     async def _connect(self) -> None:
         """Until QMP greets, or a process ends. QEMU binds and listens in one go early in its start,
-        so connect() is tried again after 2 ms, growing to 20."""
+        so connect() is tried again after 2 ms, growing to 5."""
         ended = [asyncio.ensure_future(watch.wait()) for watch in self._watches]
         pause_s = 0.002
         try:
@@ -175,7 +175,7 @@ class QemuMachine:
                         done, _ = await asyncio.wait(
                             ended, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED
                         )
-                        pause_s = min(pause_s * 1.5, 0.02)
+                        pause_s = min(pause_s * 1.5, 0.005)
                     except MonitorError:
                         # it may have opened the socket and then refused its options
                         done, _ = await asyncio.wait(ended, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
