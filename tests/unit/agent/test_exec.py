@@ -311,7 +311,7 @@ async def test_long_commands_and_environments(agent: Agent) -> None:
 
 async def test_signals_are_at_their_defaults(agent: Agent) -> None:
     out, _, _ = await run(agent, "grep", "-E", "^Sig(Ign|Blk)", "/proc/self/status")
-    # 32 and 33 are the C library's own, which no program can set: make 4.3 leaves them ignored for its children
+    # 32 and 33 are the C library's own, which no program can set; make 4.3 leaves them ignored
     libc_own = 1 << 31 | 1 << 32
     assert [int(line.split()[1], 16) & ~libc_own for line in out.splitlines()] == [0, 0]
 
