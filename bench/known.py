@@ -46,6 +46,7 @@ def measure(made: Home, vms: int, *, rounds: int) -> tuple[list[float], list[flo
     asyncio.run(multiply(made.paths.database, vms))
     starts: list[float] = []
     lists: list[float] = []
+    found = pages = 0
     for _ in range(rounds):
         with made.client() as client:
             began = time.perf_counter()
