@@ -7,13 +7,13 @@ that goes closes the guest's connection, which hangs up the command there.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from typing import Any
 
 from aiohttp import web
 
 from banger.errors import BangerError, ErrorCode
+from banger.system import unix
 
 PROTOCOL = "banger-agent/1"
 CHUNK = 64 << 10
@@ -79,7 +79,8 @@ async def connect_guest(path: str, port: int) -> tuple[asyncio.StreamReader, asy
     """A stream to the guest's vsock port through the monitor's socket; else GUEST_UNREACHABLE, within 5 s."""
     try:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-            reader, writer = await _open(path)
+            connected = await unix.connect_async(path, timeout_s=HANDSHAKE_TIMEOUT_S)
+            reader, writer = await asyncio.open_unix_connection(sock=connected, limit=CHUNK)
             try:
                 writer.write(f"CONNECT {port}\n".encode())
                 await _expect_ok(reader)
@@ -91,15 +92,6 @@ async def connect_guest(path: str, port: int) -> tuple[asyncio.StreamReader, asy
             ErrorCode.GUEST_UNREACHABLE, "the guest's agent does not answer", details=f"{path}: {error}"
         ) from error
     return reader, writer
-
-
-async def _open(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    folder, name = os.path.split(path)
-    folder_fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:  # through the descriptor: the path may be longer than a socket address
-        return await asyncio.open_unix_connection(f"/proc/self/fd/{folder_fd}/{name}", limit=CHUNK)
-    finally:
-        os.close(folder_fd)
 
 
 async def _expect_ok(reader: asyncio.StreamReader) -> None:

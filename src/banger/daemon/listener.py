@@ -5,8 +5,6 @@ Owns: STATE_DIR/daemon.lock (flocked for the daemon's life; its text is the pid)
 stay; the kernel has dropped the lock, and the next daemon removes the socket.
 """
 
-# pathlib knows no descriptors
-
 from __future__ import annotations
 
 import asyncio
@@ -20,6 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from banger.config.instance import private_folder
 from banger.errors import BangerError, ErrorCode
 
 LOCK_WAIT_S = 10.0
@@ -98,22 +97,6 @@ class OwnersSocket(socket.socket):
         connection.close()
         # asyncio's accept loop takes this as "nobody there any more" and goes on
         raise ConnectionAbortedError(errno.ECONNABORTED, "not the owner of this daemon")
-
-
-def private_folder(path: str) -> None:
-    """Make the folder, 0700 and ours; one that others can write to or own is refused."""
-    os.makedirs(path, mode=0o700, exist_ok=True)
-    status = os.stat(path)
-    if not stat.S_ISDIR(status.st_mode):
-        raise BangerError(ErrorCode.HOST_UNSUITABLE, f"{path} is not a folder")
-    if status.st_uid != os.geteuid():
-        raise BangerError(
-            ErrorCode.HOST_UNSUITABLE,
-            f"{path} belongs to another user (uid {status.st_uid})",
-            hint="set BANGER_HOME to a folder of your own",
-        )
-    if status.st_mode & 0o077:
-        os.chmod(path, 0o700)
 
 
 def bind_socket(path: str, *, socket_type: type[OwnersSocket] = OwnersSocket) -> OwnersSocket:

@@ -20,6 +20,7 @@ from typing import Any
 from aiohttp import web
 
 import banger
+from banger.config.instance import ensure_folders
 from banger.config.paths import Paths, resolve_paths
 from banger.config.settings import Settings
 from banger.config.toml import load_settings
@@ -29,7 +30,7 @@ from banger.daemon.contracts import Services
 from banger.daemon.failures import failure_body
 from banger.daemon.journal import Journal, close_journal, open_journal
 from banger.daemon.leases import GRACE_S, START_GRACE_S, LeaseKeeper
-from banger.daemon.listener import OwnersSocket, StateLock, bind_socket, private_folder, remove_socket
+from banger.daemon.listener import OwnersSocket, StateLock, bind_socket, remove_socket
 from banger.daemon.operations import HEARTBEAT_S, Operations
 from banger.daemon.vm_routes import begin_delete
 from banger.errors import BangerError
@@ -66,7 +67,7 @@ async def serve(
 ) -> None:
     """Serve until told to stop (route, signal handler setting `stop`). The journal is the caller's."""
     async with AsyncExitStack() as stack:
-        private_folder(paths.state_dir)
+        ensure_folders(paths)
         lock = StateLock(paths.state_dir)
         await lock.acquire()
         stack.callback(lock.release)
@@ -135,7 +136,7 @@ def run(paths: Paths, *, compose: Compose, detached: bool, version: str = banger
         os.chdir("/")
     try:
         settings = load_settings(paths.config_file)
-        private_folder(paths.state_dir)
+        ensure_folders(paths)
     except Exception as error:
         return _report(error)
     journal = open_journal(paths.daemon_log, settings.log_level)
