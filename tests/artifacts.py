@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from banger.config.instance import ensure_folders
 from banger.config.paths import Paths, resolve_paths
 from banger.config.settings import Settings
 from banger.errors import BangerError
@@ -144,6 +145,9 @@ def services(home: Path, settings: Settings | None = None) -> tuple[KernelServic
 
 async def _build(progress: Progress) -> Artifacts:
     home = artifacts_home()
+    ensure_folders(
+        resolve_paths({"BANGER_HOME": str(home)})
+    )  # private, whatever the umask: `make run` uses them
     kernels, images, tools = services(home)
     image = await images.resolve(IMAGE, progress)
     return Artifacts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -33,8 +33,6 @@ from banger.vm.steps import CrashPoint, no_crash
 from banger.vm.workdisk import WorkDisk
 from banger.vmm.protocol import Monitor, MonitorKind
 from banger.vmm.select import choose_monitor
-
-MonitorChooser = Callable[[], Awaitable[Monitor]]
 
 
 class StoredImages:

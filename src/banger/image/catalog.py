@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-DEFAULT_KERNEL = "debian-bookworm"
-
 
 @dataclass(frozen=True, slots=True)
 class KernelEntry:

@@ -33,10 +33,8 @@ from banger.vmm.protocol import (
     Monitor,
 )
 
-LOGS_KEPT = 2
 LOG_CAP_BYTES = 8 << 20
 INITRD_FILE = "initrd.img"
-AGENT_PORT_SOCKET = f"{VSOCK_SOCKET}_1025"
 
 
 class Start:

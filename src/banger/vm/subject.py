@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from banger.model.records import ProcessIdentity, VMHandles, VMRecord, VMStats, now
+from banger.model.records import ProcessIdentity, VMHandles, VMRecord, now
 from banger.model.states import CLAIMS_LIFE, VMState, may_become
 from banger.store.vms import VMTable
 from banger.vm.handles import HandleCache
@@ -72,10 +72,6 @@ class Subject:
             return msgspec.structs.replace(record, state=state, runtime=runtime, last_touched_at=touched)
 
         await self.change(make, durable=durable and state not in CLAIMS_LIFE)
-
-    async def set_stats(self, stats: VMStats) -> None:
-        await self._table.update_stats(self.record.id, stats)
-        self.record = msgspec.structs.replace(self.record, stats=stats)
 
     async def record_handles(
         self,

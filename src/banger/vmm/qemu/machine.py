@@ -35,7 +35,6 @@ from banger.vmm.qemu.qmp import Qmp, ShutdownData
 LISTEN_DEADLINE_S = 10.0
 """From a process's start to its listening socket: normally 5 ms for the bridge, 60 to 300 for QEMU."""
 END_DEADLINE_S = 5.0
-CTRL_ALT_DEL = ("ctrl", "alt", "delete")
 _T = TypeVar("_T")
 _TAIL = 4096
 _REASONS = {
