@@ -37,14 +37,14 @@ async def execute(
     """Apply every finding that has a fix. Returns those that failed."""
     failures: list[tuple[Finding, BaseException]] = []
     for finding in sorted((f for f in findings if f.fix), key=lambda f: ORDER.index(f.fix)):
-        crash_point(f"fix:{finding.fix}:before")
         try:
+            crash_point(f"fix:{finding.fix}:before")
             await _apply(finding, helper=helper, vms_dir=vms_dir)
             log.info("removed %s %s: %s", finding.kind, finding.name, finding.problem)
+            crash_point(f"fix:{finding.fix}:after")
         except Exception as error:
             log.warning("could not remove %s %s: %s", finding.kind, finding.name, error)
             failures.append((finding, error))
-        crash_point(f"fix:{finding.fix}:after")
     return failures
 
 

@@ -21,6 +21,7 @@ from banger.vm.lifecycle import Lifecycle
 from banger.vm.live import LiveMachines
 from banger.vm.planner import Finding, Fix, Plan, Verdict, VMPlan, VMView, World, plan
 from banger.vm.services import Services
+from banger.vm.steps import CrashPoint, no_crash
 from banger.vm.subject import Subject
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,16 @@ MakeSubject = Callable[[VMRecord], Subject]
 
 
 class Reconciler:
-    def __init__(self, services: Services, *, lifecycle: Lifecycle, live: LiveMachines) -> None:
+    def __init__(
+        self,
+        services: Services,
+        *,
+        lifecycle: Lifecycle,
+        live: LiveMachines,
+        crash_point: CrashPoint = no_crash,
+    ) -> None:
         self._services = services
+        self._crash_point = crash_point
         self._lifecycle = lifecycle
         self._live = live
 
@@ -49,7 +58,12 @@ class Reconciler:
         findings = await self.audit(busy=lambda _vm_id: False)
         # a folder that no row explains may hold somebody's disks: `host audit --fix` alone removes it
         removable = [f for f in findings if f.fix and f.fix is not Fix.REMOVE_FOLDER]
-        await execute(removable, helper=services.helper, vms_dir=services.paths.vms_dir)
+        await execute(
+            removable,
+            helper=services.helper,
+            vms_dir=services.paths.vms_dir,
+            crash_point=self._crash_point,
+        )
         for finding in findings:
             if finding not in removable:
                 log.warning("%s %s: %s", finding.kind, finding.name, finding.problem)

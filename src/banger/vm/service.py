@@ -57,7 +57,9 @@ class VMService:
         self._lifecycle = Lifecycle(services, self._live, crash_point=crash_point)
         self._exits = ExitWatch(self._lifecycle)
         self._vitals = Vitals(services, locks=self._locks, live=self._live)
-        self._reconciler = Reconciler(services, lifecycle=self._lifecycle, live=self._live)
+        self._reconciler = Reconciler(
+            services, lifecycle=self._lifecycle, live=self._live, crash_point=crash_point
+        )
 
     async def open(self) -> None:
         """Reconcile store and host. Raises only what makes the daemon useless."""

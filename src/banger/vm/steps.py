@@ -21,7 +21,8 @@ StartT = TypeVar("StartT", contravariant=True)
 DownT = TypeVar("DownT", contravariant=True)
 
 CrashPoint = Callable[[str], None]
-"""Called with "do:<id>:before", "do:<id>:after", "undo:…": where a test may kill the daemon."""
+"""Called with "do:<id>:before", "do:<id>:after", "undo:…": where a test kills the daemon,
+or raises what the step could."""
 
 
 def no_crash(_point: str) -> None:
@@ -86,15 +87,15 @@ class StepList(Generic[StartT, DownT]):
     async def _do_one(self, step: Step[StartT, DownT], start: StartT, *, progress: Progress) -> None:
         progress(ProgressEvent(step=step.id, message=step.message))
         began = time.monotonic()
-        self._crash_point(f"do:{step.id}:before")
         try:
+            self._crash_point(f"do:{step.id}:before")
             await step.do(start)
+            self._crash_point(f"do:{step.id}:after")
         except StepError:
             raise
         except Exception as error:
             log.warning("step %s failed after %.1f ms: %s", step.id, _ms(began), error)
             raise StepError(step.id, error) from error
-        self._crash_point(f"do:{step.id}:after")
         log.info("step %s took %.1f ms", step.id, _ms(began))
 
     async def undo(self, down: DownT) -> list[tuple[str, BaseException]]:
@@ -102,15 +103,15 @@ class StepList(Generic[StartT, DownT]):
         failures: list[tuple[str, BaseException]] = []
         for step in self._reversed():
             began = time.monotonic()
-            self._crash_point(f"undo:{step.id}:before")
             try:
+                self._crash_point(f"undo:{step.id}:before")
                 await step.undo(down)
+                self._crash_point(f"undo:{step.id}:after")
             except Exception as error:
                 log.warning("undo of %s failed after %.1f ms: %s", step.id, _ms(began), error)
                 failures.append((step.id, error))
             else:
                 log.debug("undo of %s took %.1f ms", step.id, _ms(began))
-            self._crash_point(f"undo:{step.id}:after")
         return failures
 
     def _reversed(self) -> Iterable[Step[StartT, DownT]]:
