@@ -26,6 +26,7 @@ run: setup ## set up what is missing, boot a guest and let it say who it is
 	@$(AS_ROOT) tools/run.sh
 
 test: setup-test ## set up what is missing and run the whole suite: style, unit, host, guest, lab
+	@$(SUDO) env BANGER_TEST_ARTIFACTS=$(ARTIFACTS) $(BIN)/python -m tests.artifacts
 	@$(PYTEST) $(ARGS)
 
 setup: ## host packages, .venv and the guest agent: what running needs

@@ -18,6 +18,14 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(scope="session")
+def built() -> None:
+    """Kernel, image and tools are there. For fixtures that go where there is no network: ask for this first."""
+    from tests.artifacts import artifacts
+
+    artifacts()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def rank(item: pytest.Item) -> int:
         folder = watchdog.folder_of(item)

@@ -37,7 +37,7 @@ BEFORE: dict[str, tuple[str, ...]] = {
 
 
 @pytest.fixture(scope="module")
-def netns() -> Iterator[None]:
+def netns(built: None) -> Iterator[None]:
     """This process in a network namespace of its own, and back."""
     libc = ctypes.CDLL(None, use_errno=True)
     own = os.open("/proc/self/ns/net", os.O_RDONLY)

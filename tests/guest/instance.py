@@ -66,7 +66,8 @@ class Instance:
     def start(self, *words: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         """A banger command that the test goes on beside."""
         return subprocess.Popen(
-            self.argv(BANGER, *words),
+            # a Ctrl-C reaches it even where the suite runs in a shell's background, which ignores it
+            ["env", "--default-signal=INT", *self.argv(BANGER, *words)],
             env=self.environment,
             stdin=stdin,
             stdout=subprocess.PIPE,

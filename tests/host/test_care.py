@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.host, pytest.mark.anyio, require("netns", "tun")]
 
 
 @pytest.fixture
-async def vms(netns: None, tmp_path: Path) -> AsyncIterator[VMService]:
+async def vms(built: None, netns: None, tmp_path: Path) -> AsyncIterator[VMService]:
     home = tmp_path / "home"
     artifacts().seed_home(home)
     settings = msgspec.structs.replace(
