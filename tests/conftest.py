@@ -20,7 +20,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def built() -> None:
-    """Kernel, image and tools are there. For fixtures that go where there is no network: ask for this first."""
+    """Kernel, image and tools are there. Fixtures that go where there is no network ask for this first."""
     from tests.artifacts import artifacts
 
     artifacts()
