@@ -1,7 +1,7 @@
 """Every crash point of every operation: the daemon dies there, comes back, and nothing is lost or left.
 
-The points come from the step list and the executor by construction; the report at the end lists how many
-there were. Real bridges, taps, processes and files; the fake Firecracker as the monitor.
+The points come from the step list by construction (those of reconcile's own repairs are not armed yet); the
+report at the end lists how many there were. Real bridges, taps, processes and files; the fake Firecracker as the monitor.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def netns(built: None) -> Iterator[None]:
 
 
 class Host:
-    """A home with a small image, the fake monitor, and another VM that must not notice anything."""
+    """A home with the default image and the fake monitor."""
 
     def __init__(self, folder: Path) -> None:
         self.home = folder / "home"
