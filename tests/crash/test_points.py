@@ -1,7 +1,8 @@
 """Every crash point of every operation: the daemon dies there, comes back, and nothing is lost or left.
 
 The points come from the step list by construction; those of reconcile's own repairs are not armed yet.
-The report at the end lists how many there were. Real bridges, taps, processes and files; the fake Firecracker as the monitor.
+The report at the end lists how many there were. Real bridges, taps, processes and files; the fake
+Firecracker as the monitor.
 """
 
 from __future__ import annotations
