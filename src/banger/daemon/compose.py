@@ -18,6 +18,7 @@ from banger.helper.validate import MONITOR_PROGRAMS
 from banger.image.kernel import KernelService
 from banger.image.service import ImageService
 from banger.image.tools import ToolService
+from banger.model.deadlines import USUAL, Deadlines
 from banger.model.records import Image
 from banger.network.host import HostNetwork
 from banger.store.database import Database
@@ -51,8 +52,9 @@ class StoredImages:
 class Chosen:
     """The host's monitor, chosen at first need and kept; and the one that an older machine runs on."""
 
-    def __init__(self, settings: Settings, tools: ToolService) -> None:
+    def __init__(self, settings: Settings, tools: ToolService, *, deadlines: Deadlines) -> None:
         self._settings = settings
+        self._deadlines = deadlines
         self._tools = tools
         self._monitor: Monitor | None = None
         self._choosing = asyncio.Lock()
@@ -60,7 +62,7 @@ class Chosen:
     async def __call__(self) -> Monitor:
         async with self._choosing:
             if self._monitor is None:
-                self._monitor = await choose_monitor(self._settings, self._bridge)
+                self._monitor = await choose_monitor(self._settings, self._bridge, deadlines=self._deadlines)
             return self._monitor
 
     async def of(self, vm_dir: str) -> Monitor:
@@ -71,7 +73,8 @@ class Chosen:
         monitor = await self()
         if not program or monitor.info.kind is kind:
             return monitor
-        return await choose_monitor(msgspec.structs.replace(self._settings, vmm=kind.value), self._bridge)
+        settings = msgspec.structs.replace(self._settings, vmm=kind.value)
+        return await choose_monitor(settings, self._bridge, deadlines=self._deadlines)
 
     async def _bridge(self) -> str:
         return (await self._tools.ensure_tool("vhost-device-vsock")).path
@@ -83,11 +86,12 @@ async def compose(
     *,
     crash_point: CrashPoint = no_crash,
     programs: frozenset[str] = MONITOR_PROGRAMS,
+    deadlines: Deadlines = USUAL,
 ) -> Services:
     """Store, helper, network, images and VMService for these paths, opened (reconciled with the host).
 
     The caller holds the lock on the state folder and calls close() in the end. Raises BangerError.
-    crash_point and programs (that may be launched) are for tests.
+    crash_point, programs (that may be launched) and deadlines are for tests.
     """
     instance = instance_id(paths.state_dir)
     database = await Database.open(paths.database)
@@ -96,7 +100,7 @@ async def compose(
     images = ImageService(paths, settings, store=ImageTable(database), kernels=kernels, tools=tools)
     helper = InProcessHelper(instance, paths, programs=programs)
     network = HostNetwork(helper, settings)
-    chosen = Chosen(settings, tools)
+    chosen = Chosen(settings, tools, deadlines=deadlines)
     key_path = settings.ssh_key_path or f"{paths.ssh_dir}/id_ed25519"
 
     vms = VMService(
@@ -120,6 +124,7 @@ async def compose(
             find_monitor=chosen,
             find_monitor_of=chosen.of,
             capabilities=(WorkDisk(images, ssh_key_path=key_path),),
+            deadlines=deadlines,
         ),
         crash_point=crash_point,
     )

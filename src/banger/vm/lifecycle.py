@@ -30,17 +30,12 @@ from banger.vmm.protocol import CONSOLE_LOG, Machine
 
 log = logging.getLogger(__name__)
 
-CLEANUP_DEADLINE_S = 30.0
-AGENT_ANSWER_S = 2.0
-STOP_SILENCE_S = 10.0
-STOP_AT_MOST_S = 180.0
-KILL_WAIT_S = 30.0
-
 
 class Lifecycle:
     def __init__(self, services: Services, live: LiveMachines, *, crash_point: CrashPoint = no_crash) -> None:
         self.services = services
         self.live = live
+        self._cleanup_s = services.deadlines.cleanup_s
         self._before_disk = StepList(BEFORE_DISK, crash_point=crash_point)
         self._machine = StepList((*HOST_STEPS, *MACHINE_STEPS), crash_point=crash_point)
         self._all = StepList((*BEFORE_DISK, *HOST_STEPS, *MACHINE_STEPS), crash_point=crash_point)
@@ -65,13 +60,13 @@ class Lifecycle:
         try:
             await self._before_disk.do(start, progress=progress)
         except BaseException as error:
-            await finish(self._put_back(subject, before), deadline_s=CLEANUP_DEADLINE_S)
+            await finish(self._put_back(subject, before), deadline_s=self._cleanup_s)
             raise self._failure(subject, "start", error=error, cleanup=[]) from error
         try:
             await self._machine.do(start, progress=progress)
             await subject.set_state(VMState.RUNNING, last_error="", touch=True)
         except BaseException as error:
-            cleanup = await finish(self._abandon(start, error), deadline_s=2 * CLEANUP_DEADLINE_S)
+            cleanup = await finish(self._abandon(start, error), deadline_s=2 * self._cleanup_s)
             raise self._failure(subject, "start", error=error, cleanup=cleanup) from error
         self.live.add(subject.id, start.need_machine(), start.ready)
         log.info("%s: running after %.0f ms", subject.name, (time.monotonic() - began) * 1000)
@@ -89,7 +84,7 @@ class Lifecycle:
                 progress(ProgressEvent(step="kill", message=f"{error.brief}; killing"))
             except asyncio.CancelledError:
                 # the guest may be going already; its end is seen by the watcher
-                await finish(subject.set_state(VMState.RUNNING), deadline_s=CLEANUP_DEADLINE_S)
+                await finish(subject.set_state(VMState.RUNNING), deadline_s=self._cleanup_s)
                 raise
         await self.tear_down(subject, VMState.STOPPED, last_error="")
 
@@ -98,11 +93,9 @@ class Lifecycle:
         monitor = subject.handles.process(MONITOR_ROLE)
         if monitor is not None and subject.handles.boot_id == self.services.boot_id:
             progress(ProgressEvent(step="kill", message=f"sending {signal.Signals(signum).name}"))
-            helper = self.services.helper
-            if await helper.signal(monitor, signum) and not await helper.wait_gone(
-                monitor, timeout_s=KILL_WAIT_S
-            ):
-                log.warning("%s: still there %.0f s after signal %d", subject.name, KILL_WAIT_S, signum)
+            helper, kill_s = self.services.helper, self.services.deadlines.kill_s
+            if await helper.signal(monitor, signum) and not await helper.wait_gone(monitor, timeout_s=kill_s):
+                log.warning("%s: still there %.0f s after signal %d", subject.name, kill_s, signum)
         await self.tear_down(subject, VMState.STOPPED, last_error="")
 
     async def tear_down(
@@ -113,7 +106,7 @@ class Lifecycle:
         durable False: for who writes the row once more, or removes it.
         """
         await self.live.forget(subject.id)
-        failures = await finish(self._undo(subject), deadline_s=2 * CLEANUP_DEADLINE_S)
+        failures = await finish(self._undo(subject), deadline_s=2 * self._cleanup_s)
         if failures:
             error = CleanupFailed(subject.name, failures, log_path=self.services.paths.daemon_log)
             await subject.set_state(VMState.ERROR, last_error=error.brief)
@@ -125,10 +118,10 @@ class Lifecycle:
         """Every step's undo, within cleanup's own deadline, which is one more thing that can fail."""
         failures: list[tuple[str, BaseException]] = []
         try:
-            async with asyncio.timeout(CLEANUP_DEADLINE_S):
+            async with asyncio.timeout(self._cleanup_s):
                 failures = await self._all.undo(Teardown(subject, services=self.services))
         except TimeoutError:
-            failures.append(("cleanup", TimeoutError(f"not done after {CLEANUP_DEADLINE_S:.0f} s")))
+            failures.append(("cleanup", TimeoutError(f"not done after {self._cleanup_s:g} s")))
         return failures
 
     async def _clean_leftovers(self, subject: Subject, progress: Progress) -> None:
@@ -181,9 +174,10 @@ class Lifecycle:
         monitor = subject.handles.process(MONITOR_ROLE)
         if monitor is None:
             return
+        limits = self.services.deadlines
         progress(ProgressEvent(step="shutdown", message="asking the guest to shut down"))
         try:
-            async with asyncio.timeout(AGENT_ANSWER_S):
+            async with asyncio.timeout(limits.agent_answer_s):
                 agent = await AgentClient.connect(subject.vm_dir)
                 try:
                     await agent.shutdown("poweroff")
@@ -198,9 +192,9 @@ class Lifecycle:
         watch = ProgressWatch(
             monitor,
             f"{subject.vm_dir}/{CONSOLE_LOG}",
-            silence_s=STOP_SILENCE_S,
-            cpu_s=STOP_AT_MOST_S,
-            at_most_s=STOP_AT_MOST_S,
+            silence_s=limits.stop_silence_s,
+            cpu_s=limits.stop_at_most_s,
+            at_most_s=limits.stop_at_most_s,
         )
         progress(ProgressEvent(step="wait", message="waiting for the guest to end"))
         while not await self.services.helper.wait_gone(monitor, timeout_s=1.0):

@@ -29,10 +29,6 @@ from banger.vmm.protocol import (
 )
 
 ROLES = (MONITOR_ROLE, "vsock")
-KILL_WAIT_S = 20.0
-AGENT_DEADLINE_S = 30.0  # with KVM
-EMULATED_SILENCE_S = 60.0
-EMULATED_AT_MOST_S = 600.0
 
 
 class LaunchMachine(BaseStep):
@@ -59,7 +55,7 @@ class LaunchMachine(BaseStep):
         for identity in processes:  # all first: they end beside each other
             await helper.signal(identity, signal.SIGKILL)
         for identity in processes:
-            if not await helper.wait_gone(identity, timeout_s=KILL_WAIT_S):
+            if not await helper.wait_gone(identity, timeout_s=down.services.deadlines.killed_s):
                 left.append(f"{identity.role} (pid {identity.pid})")
         if left:
             raise BangerError(ErrorCode.CLEANUP_FAILED, f"still running after SIGKILL: {', '.join(left)}")
@@ -119,13 +115,14 @@ class WaitAgent(BaseStep):
 
     @staticmethod
     def _watch(start: Start, monitor: ProcessIdentity) -> ProgressWatch:
+        limits = start.services.deadlines
         accelerated = start.monitor is not None and "kvm" in start.monitor.info.features
         return ProgressWatch(
             monitor,
             f"{start.subject.vm_dir}/{CONSOLE_LOG}",
-            silence_s=AGENT_DEADLINE_S if accelerated else EMULATED_SILENCE_S,
-            cpu_s=AGENT_DEADLINE_S if accelerated else EMULATED_SILENCE_S,
-            at_most_s=AGENT_DEADLINE_S if accelerated else EMULATED_AT_MOST_S,
+            silence_s=limits.agent_s if accelerated else limits.emulated_silence_s,
+            cpu_s=limits.agent_s if accelerated else limits.emulated_silence_s,
+            at_most_s=limits.agent_s if accelerated else limits.emulated_at_most_s,
         )
 
 

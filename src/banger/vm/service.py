@@ -26,7 +26,7 @@ from banger.model.records import VMHealth, VMRecord, VMRuntime, VMSpec, VMStats,
 from banger.model.references import resolve
 from banger.model.states import CLAIMS_LIFE, VMState
 from banger.network.addresses import lowest_free
-from banger.vm.lifecycle import CLEANUP_DEADLINE_S, Lifecycle
+from banger.vm.lifecycle import Lifecycle
 from banger.vm.live import LiveMachines
 from banger.vm.liveness import machine_alive
 from banger.vm.locks import VMLocks, finish
@@ -102,7 +102,8 @@ class VMService:
             return await self.start(record.id, progress)
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) or self._never_began(record.id):
-                await finish(self.delete(record.id, no_progress), deadline_s=2 * CLEANUP_DEADLINE_S)
+                limit = 2 * self._services.deadlines.cleanup_s
+                await finish(self.delete(record.id, no_progress), deadline_s=limit)
             raise
 
     async def start(self, vm_id: str, progress: Progress) -> VMRecord:

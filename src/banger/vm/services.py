@@ -11,6 +11,7 @@ from banger.config.settings import Settings
 from banger.disk.strategies import RootDisks
 from banger.helper.interface import Helper
 from banger.image.service import ImageService
+from banger.model.deadlines import USUAL, Deadlines
 from banger.network.host import HostNetwork
 from banger.store.vms import VMTable
 from banger.vm.capabilities import Capability
@@ -34,3 +35,4 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     find_monitor_of: Callable[[str], Awaitable[Monitor]]
     """The monitor that a VM_DIR's running machine is of."""
     capabilities: tuple[Capability, ...]
+    deadlines: Deadlines = USUAL

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from banger.config.settings import Settings
 from banger.errors import BangerError, ErrorCode
+from banger.model.deadlines import USUAL, Deadlines
 from banger.system.kvm import KvmStatus, kvm_status
 from banger.vmm.firecracker.driver import FirecrackerMonitor, find_firecracker
 from banger.vmm.protocol import Monitor
@@ -19,13 +20,17 @@ INSTALL_QEMU = "install QEMU (on Debian or Ubuntu: sudo apt install qemu-system-
 
 
 async def choose_monitor(
-    settings: Settings, bridge: BridgeFinder, *, kvm: Callable[[], Awaitable[KvmStatus]] = kvm_status
+    settings: Settings,
+    bridge: BridgeFinder,
+    *,
+    kvm: Callable[[], Awaitable[KvmStatus]] = kvm_status,
+    deadlines: Deadlines = USUAL,
 ) -> Monitor:
     """settings.vmm: auto, firecracker or qemu. bridge: asked for vhost-device-vsock when QEMU first
     launches. Raises HOST_UNSUITABLE with what to install, MONITOR_FAILED where a program is broken."""
     status = await kvm()
     if settings.vmm != "qemu":
-        firecracker = await _firecracker(settings, status)
+        firecracker = await _firecracker(settings, status, deadlines=deadlines)
         if firecracker is not None:
             return firecracker
     qemu = await find_qemu(settings.qemu_bin, bridge, kvm_usable=status.usable)
@@ -46,13 +51,15 @@ async def choose_monitor(
     )
 
 
-async def _firecracker(settings: Settings, status: KvmStatus) -> FirecrackerMonitor | None:
+async def _firecracker(
+    settings: Settings, status: KvmStatus, *, deadlines: Deadlines
+) -> FirecrackerMonitor | None:
     """The one to use, or None for "take QEMU". Asked for by name it is used even where KVM is no good:
     its interface works there all the same."""
     forced = settings.vmm == "firecracker"
     if not forced and not status.usable:
         return None
-    found = await find_firecracker(settings.firecracker_bin, kvm_usable=status.usable)
+    found = await find_firecracker(settings.firecracker_bin, kvm_usable=status.usable, deadlines=deadlines)
     if found is not None:
         if forced and not status.openable:
             raise _unsuitable(

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from banger.errors import ErrorCode
+from banger.model.deadlines import Deadlines
 from banger.vmm.errors import MonitorError, MonitorUnsupported
 from banger.vmm.firecracker.api import FirecrackerApi
 from banger.vmm.firecracker.driver import FirecrackerMonitor, find_firecracker
@@ -269,12 +270,12 @@ async def test_a_slow_start_is_waited_for(
 
 
 async def test_a_start_that_takes_too_long_is_ended(
-    fake: Callable[[Plan], str], tmp_path: Path, launcher: DirectLauncher, monkeypatch: pytest.MonkeyPatch
+    fake: Callable[[Plan], str], tmp_path: Path, launcher: DirectLauncher
 ) -> None:
-    monkeypatch.setattr("banger.vmm.firecracker.machine.API_DEADLINE_S", 0.2)
-    program = fake({"start_seconds": 60})
-    with pytest.raises(MonitorError, match="did not answer within"):
-        await launched(program, make_vm(tmp_path), launcher)
+    monitor = await find_firecracker(fake({"start_seconds": 60}), deadlines=Deadlines(monitor_up_s=0.2))
+    assert monitor is not None
+    with pytest.raises(MonitorError, match=r"did not answer within 0\.2 s"):
+        await monitor.launch(make_vm(tmp_path), launcher)
     assert await asyncio.to_thread(launcher.started[0].wait, 5) == -signal.SIGKILL
 
 

@@ -15,12 +15,11 @@ from collections.abc import Mapping
 import msgspec
 
 from banger.errors import ErrorCode
+from banger.model.deadlines import USUAL
 from banger.system.unix import unix_address
 from banger.vmm.errors import MonitorError
 from banger.vmm.protocol import API_SOCKET
 
-TIMEOUT_S = 5.0
-"""Upstream promises 700 ms a call; a busy host may be some times slower."""
 _HEAD_LIMIT = 16 << 10
 _BODY_LIMIT = 1 << 20
 
@@ -44,7 +43,7 @@ class InstanceInfo(msgspec.Struct):
 class FirecrackerApi:
     """vm_dir: absolute. Connects on first use; a path of any length will do."""
 
-    def __init__(self, vm_dir: str, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, vm_dir: str, *, timeout_s: float = USUAL.monitor_call_s) -> None:
         self._vm_dir = vm_dir
         self._timeout_s = timeout_s
         self._lock = asyncio.Lock()

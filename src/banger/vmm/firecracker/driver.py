@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from banger.model.deadlines import USUAL, Deadlines
 from banger.model.records import ProcessIdentity
 from banger.system import programs
 from banger.system.errors import CommandError
@@ -47,7 +48,9 @@ def features_of(version: Version) -> frozenset[str]:
     return frozenset(features)
 
 
-async def find_firecracker(configured: str = "", *, kvm_usable: bool = True) -> FirecrackerMonitor | None:
+async def find_firecracker(
+    configured: str = "", *, kvm_usable: bool = True, deadlines: Deadlines = USUAL
+) -> FirecrackerMonitor | None:
     """The monitor at `configured`, else on PATH; None where there is none. Raises MonitorError
     where there is one that does not work, HOST_UNSUITABLE where it is too old."""
     path = programs.find(configured or PROGRAM)
@@ -72,20 +75,22 @@ async def find_firecracker(configured: str = "", *, kvm_usable: bool = True) -> 
     else:
         note = "no usable KVM here: Firecracker's guests will not get far"
     return FirecrackerMonitor(
-        MonitorInfo(kind=MonitorKind.FIRECRACKER, path=path, version=version, features=features, note=note)
+        MonitorInfo(kind=MonitorKind.FIRECRACKER, path=path, version=version, features=features, note=note),
+        deadlines=deadlines,
     )
 
 
 class FirecrackerMonitor:
-    def __init__(self, info: MonitorInfo) -> None:
+    def __init__(self, info: MonitorInfo, *, deadlines: Deadlines = USUAL) -> None:
         self._info = info
+        self._deadlines = deadlines
 
     @property
     def info(self) -> MonitorInfo:
         return self._info
 
     async def launch(self, spec: MachineSpec, launcher: Launcher) -> FirecrackerMachine:
-        return await FirecrackerMachine.launch(self._info, spec, launcher=launcher)
+        return await FirecrackerMachine.launch(self._info, spec, launcher=launcher, deadlines=self._deadlines)
 
     async def adopt(self, vm_dir: str, processes: tuple[ProcessIdentity, ...]) -> FirecrackerMachine:
-        return FirecrackerMachine(self._info, vm_dir, processes=processes)
+        return FirecrackerMachine(self._info, vm_dir, processes=processes, deadlines=self._deadlines)

@@ -14,6 +14,7 @@ import re
 import signal
 from pathlib import Path
 
+from banger.model.deadlines import USUAL, Deadlines
 from banger.model.records import ProcessIdentity
 from banger.system.exits import ExitWatch
 from banger.vmm.errors import MonitorError, MonitorUnsupported
@@ -31,8 +32,6 @@ from banger.vmm.protocol import (
     MonitorInfo,
 )
 
-API_DEADLINE_S = 5.0
-"""From the process's start to its answering API; normally 3 to 20 ms."""
 BOOT_ARGS = (
     "console=ttyS0 quiet reboot=k panic=-1 i8042.noaux i8042.nomux i8042.dumbkbd random.trust_cpu=on"
     " cryptomgr.notests rcupdate.rcu_expedited=1 swiotlb=noforce"
@@ -47,15 +46,25 @@ _TAIL = 4096
 
 
 class FirecrackerMachine:
-    def __init__(self, info: MonitorInfo, vm_dir: str, *, processes: tuple[ProcessIdentity, ...]) -> None:
+    def __init__(
+        self,
+        info: MonitorInfo,
+        vm_dir: str,
+        *,
+        processes: tuple[ProcessIdentity, ...],
+        deadlines: Deadlines = USUAL,
+    ) -> None:
         self._info = info
         self._vm_dir = vm_dir
         self._processes = processes
-        self._api = FirecrackerApi(vm_dir)
+        self._deadlines = deadlines
+        self._api = FirecrackerApi(vm_dir, timeout_s=deadlines.monitor_call_s)
         self._watch = ExitWatch(processes[0])
 
     @classmethod
-    async def launch(cls, info: MonitorInfo, spec: MachineSpec, *, launcher: Launcher) -> FirecrackerMachine:
+    async def launch(
+        cls, info: MonitorInfo, spec: MachineSpec, *, launcher: Launcher, deadlines: Deadlines = USUAL
+    ) -> FirecrackerMachine:
         for name in (API_SOCKET, VSOCK_SOCKET, MONITOR_LOG, METRICS_FILE):
             Path(spec.vm_dir, name).unlink(missing_ok=True)
         for name in (MONITOR_LOG, METRICS_FILE):  # Firecracker makes them itself only from 1.14 on
@@ -67,7 +76,7 @@ class FirecrackerMachine:
             vm_dir=spec.vm_dir,
             stdout=CONSOLE_LOG,
         )
-        machine = cls(info, spec.vm_dir, processes=(identity,))
+        machine = cls(info, spec.vm_dir, processes=(identity,), deadlines=deadlines)
         try:
             await machine._connect()
         except BaseException:
@@ -151,7 +160,7 @@ class FirecrackerMachine:
         ended = asyncio.ensure_future(self._watch.wait())
         pause_s = 0.0005
         try:
-            async with asyncio.timeout(API_DEADLINE_S):
+            async with asyncio.timeout(self._deadlines.monitor_up_s):
                 while True:
                     try:
                         await self._api.connect()
@@ -163,7 +172,7 @@ class FirecrackerMachine:
                         raise self._early_end(ended.result())
         except TimeoutError:
             raise MonitorError(
-                f"Firecracker's API did not answer within {API_DEADLINE_S:g} s of its start",
+                f"Firecracker's API did not answer within {self._deadlines.monitor_up_s:g} s of its start",
                 details=self._log_tail(),
             ) from None
         finally:
