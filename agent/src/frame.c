@@ -12,7 +12,7 @@
 
 uint32_t frame_limit(uint8_t type)
 {
-	return type == FRAME_EXEC ? WIRE_MAX_EXEC_PAYLOAD : WIRE_MAX_PAYLOAD;
+	return type == FRAME_EXEC || type == FRAME_SESSION_START ? WIRE_MAX_EXEC_PAYLOAD : WIRE_MAX_PAYLOAD;
 }
 
 static uint32_t get_u32(const uint8_t *bytes)
