@@ -17,5 +17,6 @@ void reply_ok(int fd, const struct builder *builder);
  * one more name among HELLO's features. */
 void request_exec(int fd, const struct frame *request);
 void request_shutdown(int fd, const struct frame *request);
+void request_forward(int fd, const struct frame *request);
 
 #endif
