@@ -19,7 +19,6 @@ from typing import TypeVar
 
 from banger.errors import ErrorCode
 from banger.store.errors import StoreError, damaged, explain
-from banger.store.lock import FolderLock
 from banger.store.migrations import MIGRATIONS, Migration, migrate
 
 T = TypeVar("T")
@@ -34,11 +33,8 @@ BUSY_TIMEOUT_MS = 5000
 class Database:
     """Use `Database.open`; `close` when done. Reads belong to the thread of the event loop."""
 
-    def __init__(
-        self, path: str, *, lock: FolderLock, writer: sqlite3.Connection, reader: sqlite3.Connection
-    ) -> None:
+    def __init__(self, path: str, *, writer: sqlite3.Connection, reader: sqlite3.Connection) -> None:
         self.path = path
-        self._lock = lock
         self._writer = writer
         self._reader = reader
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-writer")
@@ -46,10 +42,11 @@ class Database:
 
     @classmethod
     async def open(cls, path: str, *, migrations: Sequence[Migration] = MIGRATIONS) -> Database:
-        """Lock the file's folder, make or migrate the database.
+        """Make or migrate the database.
 
-        The folder is there (config.instance makes it). StoreError: BUSY when another process has it,
-        NO_SPACE, or STORE_ERROR when it is damaged, newer, another program's or not writable.
+        The folder is there (config.instance makes it), and the caller holds the daemon's lock on it: that
+        is what keeps a second process out. StoreError: NO_SPACE, or STORE_ERROR when the file is damaged,
+        newer, another program's or not writable.
         """
         opening = asyncio.ensure_future(asyncio.to_thread(cls._open, path, migrations))
         try:
@@ -63,9 +60,7 @@ class Database:
     def _open(cls, path: str, migrations: Sequence[Migration]) -> Database:
         """Blocking."""
         opened: list[sqlite3.Connection] = []
-        lock: FolderLock | None = None
         try:
-            lock = FolderLock(os.path.dirname(path))
             _make_file(path)
             writer = _connect(path)
             opened.append(writer)
@@ -74,12 +69,10 @@ class Database:
             reader = _connect(path)
             opened.append(reader)
             reader.execute("PRAGMA query_only = ON")
-            return cls(path, lock=lock, writer=writer, reader=reader)
+            return cls(path, writer=writer, reader=reader)
         except BaseException as error:
             for connection in opened:
                 connection.close()
-            if lock is not None:
-                lock.release()
             if isinstance(error, sqlite3.Error | OSError):
                 raise explain(error, path) from error
             raise
@@ -105,7 +98,7 @@ class Database:
         return await _settle(loop.run_in_executor(self._thread, self._transact, change, durable))
 
     async def close(self) -> None:
-        """Wait for the writes that are under way, fold the -wal into the database, let go of the folder."""
+        """Wait for the writes that are under way, fold the -wal into the database."""
         if self._closed:
             return
         self._closed = True
@@ -114,11 +107,8 @@ class Database:
     def _close(self) -> None:
         """Blocking."""
         self._thread.shutdown(wait=True)
-        try:
-            self._reader.close()
-            self._writer.close()
-        finally:
-            self._lock.release()
+        self._reader.close()
+        self._writer.close()
 
     def _transact(self, change: Callable[[sqlite3.Connection], T], durable: bool) -> T:
         """In the writer's thread."""

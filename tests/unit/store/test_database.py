@@ -1,4 +1,4 @@
-"""The database: one opener, one writer, all or nothing, and plain words for what is wrong with it."""
+"""The database: one writer, all or nothing, and plain words for what is wrong with it."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ async def test_files_are_private_whatever_the_umask(database_path: str) -> None:
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
     await database.close()
-    assert modes == dict.fromkeys(("banger.db", "banger.db-shm", "banger.db-wal", "lock"), 0o600)
-    assert sorted(path.name for path in folder.iterdir()) == ["banger.db", "lock"]
+    assert modes == dict.fromkeys(("banger.db", "banger.db-shm", "banger.db-wal"), 0o600)
+    assert sorted(path.name for path in folder.iterdir()) == ["banger.db"]
 
 
 async def test_the_pragmas_that_durability_rests_on(database: Database) -> None:
@@ -50,15 +50,7 @@ async def test_the_pragmas_that_durability_rests_on(database: Database) -> None:
     assert all(str(sql).rstrip().endswith("STRICT") for (sql,) in tables)
 
 
-async def test_a_second_opener_is_told_who_has_it(database: Database) -> None:
-    with pytest.raises(BangerError) as caught:
-        await Database.open(database.path)
-    assert caught.value.code is ErrorCode.BUSY
-    assert caught.value.data == {"pid": os.getpid()}
-    assert str(os.getpid()) in caught.value.brief
-
-
-async def test_closing_lets_the_next_one_in_and_may_be_repeated(database_path: str) -> None:
+async def test_closing_may_be_repeated_and_ends_all_use(database_path: str) -> None:
     first = await Database.open(database_path)
     await first.close()
     await first.close()
@@ -133,7 +125,7 @@ async def test_a_cancelled_write_has_ended_when_the_cancellation_arrives(databas
     assert SettingTable(database).get("slow") == "x"
 
 
-async def test_a_cancelled_open_leaves_the_folder_free(database_path: str) -> None:
+async def test_a_cancelled_open_leaves_nothing_open(database_path: str) -> None:
     task = asyncio.create_task(Database.open(database_path))
     await asyncio.sleep(0)
     task.cancel()
@@ -227,8 +219,6 @@ async def test_a_truncated_database_is_refused(database_path: str) -> None:
     os.truncate(database_path, 8192)
     with pytest.raises(BangerError, match="damaged"):
         await Database.open(database_path)
-    with pytest.raises(BangerError, match="damaged"):
-        await Database.open(database_path)  # and the lock was let go of
 
 
 async def test_a_missing_folder_and_a_symlink_are_plain_errors(tmp_path: Path) -> None:
