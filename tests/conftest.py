@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -11,6 +12,18 @@ from tests import capabilities, watchdog
 
 ORDER = ("style", "unit", "fuzz", "web", "host", "guest", "crash", "lab", "bench")
 """Folders of tests/ in the order in which they run: what is quick and tells most comes first."""
+
+PYTHONS_OWN = {signal.SIGPIPE, signal.SIGXFSZ}
+"""What CPython itself ignores, and gives back to the programs that it starts."""
+
+
+def pytest_configure() -> None:
+    """Signals as a terminal gives them, whoever runs the suite: under nohup, or behind a shell's `&`, HUP and
+    INT come ignored, every program started inherits that, and ours rightly keep to it."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in signal.valid_signals() - PYTHONS_OWN:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture

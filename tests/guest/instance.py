@@ -66,8 +66,7 @@ class Instance:
     def start(self, *words: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         """A banger command that the test goes on beside."""
         return subprocess.Popen(
-            # a Ctrl-C reaches it even where the suite runs in a shell's background, which ignores it
-            ["env", "--default-signal=INT", *self.argv(BANGER, *words)],
+            self.argv(BANGER, *words),
             env=self.environment,
             stdin=stdin,
             stdout=subprocess.PIPE,
