@@ -143,7 +143,8 @@ class Loop:
 
 
 class Guest:
-    """plan: `ready` (false: never says so), `boot_seconds`, `obeys` (false: ignores shutdown and keys)."""
+    """plan: `ready` (false: never says so), `boot_seconds`, `obeys` (false: ignores shutdown and keys),
+    `answers` (false: takes connections and says nothing), `chatters` (fills the console)."""
 
     def __init__(self, loop: Loop, plan: dict[str, Any], *, console: Callable[[str], None]) -> None:
         self._loop, self._plan, self._console = loop, plan, console
@@ -158,6 +159,8 @@ class Guest:
         self._vsock_path = vsock_path
         self._console("[    0.000000] Linux version 6.1.0-fake (the fake Firecracker's guest)\r\n")
         self._loop.later(float(self._plan.get("boot_seconds", 0.0)), self._serve)
+        if self._plan.get("chatters"):
+            self._chatter()
 
     def press_keys(self) -> None:
         if self._plan.get("obeys", True) and self.serving:
@@ -166,6 +169,10 @@ class Guest:
     def accept(self, sock: socket.socket) -> None:
         """A connection on v.sock: `CONNECT <port>\\n` in one write, else it is dropped."""
         Stream(self._loop, sock, self._handshake)
+
+    def _chatter(self) -> None:
+        self._console("still booting\r\n")
+        self._loop.later(0.05, self._chatter)
 
     def _serve(self) -> None:
         self.serving = True
@@ -205,6 +212,9 @@ class Guest:
         words = line.split()
         if not found or len(words) != 2 or words[0].upper() != b"CONNECT" or words[1] != b"%d" % AGENT_PORT:
             stream.close()
+            return
+        if not self._plan.get("answers", True):
+            stream.inbox.clear()
             return
         stream.inbox[:] = rest
         session = Session(self, stream)

@@ -22,6 +22,8 @@ from banger.vmm.protocol import API_SOCKET
 
 _HEAD_LIMIT = 16 << 10
 _BODY_LIMIT = 1 << 20
+_OK, _NO_CONTENT = 200, 204
+"""Of a GET and of a change that was made; the API definition knows no other."""
 
 Json = str | int | bool | None | Mapping[str, "Json"] | list["Json"]
 
@@ -57,10 +59,10 @@ class FirecrackerApi:
                 self._streams = await self._open()
 
     async def put(self, path: str, body: Mapping[str, Json]) -> None:
-        await self._request("PUT", path, body=body)
+        await self._request("PUT", path, body=body, done=_NO_CONTENT)
 
     async def patch(self, path: str, body: Mapping[str, Json]) -> None:
-        await self._request("PATCH", path, body=body)
+        await self._request("PATCH", path, body=body, done=_NO_CONTENT)
 
     async def instance(self) -> InstanceInfo:
         reply = await self._request("GET", "/")
@@ -89,8 +91,11 @@ class FirecrackerApi:
             self._dropped.transport.abort()
             self._streams = None
 
-    async def _request(self, method: str, path: str, *, body: Mapping[str, Json] | None = None) -> bytes:
-        """The body of a 2xx answer. Whatever else happens, a half-used connection is not used again."""
+    async def _request(
+        self, method: str, path: str, *, body: Mapping[str, Json] | None = None, done: int = _OK
+    ) -> bytes:
+        """The body of an answer with the status `done`. Whatever else happens, a half-used connection is
+        not used again."""
         call = f"{method} {path}"
         payload = b"" if body is None else msgspec.json.encode(body)
         head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n"
@@ -101,6 +106,8 @@ class FirecrackerApi:
             try:
                 async with asyncio.timeout(self._timeout_s):
                     status, reply = await self._exchange(f"{head}\r\n".encode() + payload)
+                    if 200 <= status < 300 and status != done:
+                        raise ValueError(f"status {status}")
                 clean = True
             except TimeoutError:
                 raise MonitorError(

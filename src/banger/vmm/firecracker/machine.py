@@ -12,13 +12,15 @@ import asyncio
 import os
 import re
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
+from banger.errors import ErrorCode
 from banger.model.deadlines import USUAL, Deadlines
 from banger.model.records import ProcessIdentity
 from banger.system.exits import ExitWatch
 from banger.vmm.errors import MonitorError, MonitorUnsupported
-from banger.vmm.firecracker.api import FirecrackerApi
+from banger.vmm.firecracker.api import FirecrackerApi, Json
 from banger.vmm.protocol import (
     API_SOCKET,
     CONSOLE_LOG,
@@ -43,6 +45,8 @@ SERIAL_RATE = {"size": 1 << 20, "one_time_burst": 8 << 20, "refill_time": 1000}
 """A guest that floods its console is slowed to 1 MiB/s, where Firecracker can."""
 LOGGING = ("--log-path", MONITOR_LOG, "--level", "Info")
 _TAIL = 4096
+_ENDING_S = 0.2
+"""A process that dies closes its connections a moment before its end is seen."""
 
 
 class FirecrackerMachine:
@@ -90,7 +94,7 @@ class FirecrackerMachine:
         return self._processes
 
     async def configure(self, spec: MachineSpec) -> None:
-        put = self._api.put
+        put = self._put
         await put("/machine-config", {"vcpu_count": spec.vcpu_count, "mem_size_mib": spec.memory_mib})
         boot_args = f"{BOOT_ARGS} {spec.boot_args}".strip()
         if len(boot_args) > _BOOT_ARGS_LIMIT:
@@ -118,7 +122,7 @@ class FirecrackerMachine:
         await put("/metrics", {"metrics_path": METRICS_FILE})
 
     async def start(self) -> None:
-        await self._api.put("/actions", {"action_type": "InstanceStart"})
+        await self._put("/actions", {"action_type": "InstanceStart"})
 
     async def pause(self) -> None:
         self._demand("pause", "pausing a VM", "guests hang after it is resumed; install 1.16.2 or newer")
@@ -152,7 +156,21 @@ class FirecrackerMachine:
         }
         if not drive.read_only:
             body["cache_type"] = "Writeback"  # a guest's flush is the host's fsync
-        await self._api.put(f"/drives/{drive.drive_id}", body)
+        await self._put(f"/drives/{drive.drive_id}", body)
+
+    async def _put(self, path: str, body: Mapping[str, Json]) -> None:
+        """A monitor that ended at it is the error, with what it said last; not the connection's end."""
+        try:
+            await self._api.put(path, body)
+        except MonitorError as error:
+            if error.fault or error.code is ErrorCode.TIMEOUT:
+                raise
+            try:
+                async with asyncio.timeout(_ENDING_S):
+                    status = await self._watch.wait()
+            except TimeoutError:
+                raise error from None
+            raise self._ended(status, f"at {error.call}", call=error.call) from None
 
     async def _connect(self) -> None:
         """Until the API answers, or the process ends. Firecracker has no other sign that it listens,
@@ -169,7 +187,7 @@ class FirecrackerMachine:
                         done, _ = await asyncio.wait({ended}, timeout=pause_s)
                         pause_s = min(pause_s * 1.5, 0.01)
                     if done:
-                        raise self._early_end(ended.result())
+                        raise self._ended(ended.result(), "at once")
         except TimeoutError:
             raise MonitorError(
                 f"Firecracker's API did not answer within {self._deadlines.monitor_up_s:g} s of its start",
@@ -179,12 +197,15 @@ class FirecrackerMachine:
             ended.cancel()
             await asyncio.gather(ended, return_exceptions=True)
 
-    def _early_end(self, status: int | None) -> MonitorError:
+    def _ended(self, status: int | None, when: str, *, call: str = "") -> MonitorError:
         tail = self._log_tail()
         how = "" if status is None else f" with {status}" if status >= 0 else f" by signal {-status}"
         said = _complaint(tail) or _complaint(_tail_of(f"{self._vm_dir}/{CONSOLE_LOG}"))
         return MonitorError(
-            f"Firecracker ended at once{how}" + (f": {said}" if said else ""), fault=said, details=tail
+            f"Firecracker ended {when}{how}" + (f": {said}" if said else ""),
+            call=call,
+            fault=said,
+            details=tail,
         )
 
     def _demand(self, feature: str, what: str, hint: str) -> None:
