@@ -10,6 +10,7 @@
 #include "spawn.h"
 #include "stream.h"
 
+#define STARTED_MS 10000
 #define ROOT_MS 60000 /* how long a command waits for a root that is still being mounted */
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -140,7 +141,10 @@ static void run(int fd, const struct asked *asked, struct plan *plan)
 		return;
 	}
 	put_number(&started, STARTED_PID, (uint64_t)spawned.pid);
-	stream_run(fd, &spawned, plan->terminal, &started);
+	if (plan->detached) /* pid 1 inherits it */
+		frame_write(fd, FRAME_STARTED, started.bytes, started.length, now_ms() + STARTED_MS);
+	else
+		stream_run(fd, &spawned, plan->terminal, &started);
 }
 
 void request_exec(int fd, const struct frame *request)
@@ -160,6 +164,7 @@ void request_exec(int fd, const struct frame *request)
 			.cwd = asked->cwd[0] ? asked->cwd : NULL,
 			.terminal = asked->flags & EXEC_FLAG_TERMINAL,
 			.wants_stdin = asked->flags & EXEC_FLAG_STDIN,
+			.detached = asked->flags & EXEC_FLAG_DETACH,
 			.rows = (uint16_t)asked->rows,
 			.cols = (uint16_t)asked->cols,
 		};

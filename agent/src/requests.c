@@ -115,6 +115,7 @@ static const struct {
 } table[] = {
 	{FRAME_HEALTH, request_health}, {FRAME_EXEC, request_exec}, {FRAME_SHUTDOWN, request_shutdown},
 	{FRAME_SYNC, request_sync},     {FRAME_TIME, request_time},
+	{FRAME_PORTS, request_ports},
 	{FRAME_FORWARD, request_forward},
 };
 

@@ -17,6 +17,7 @@ void reply_ok(int fd, const struct builder *builder);
  * one more name among HELLO's features. */
 void request_exec(int fd, const struct frame *request);
 void request_shutdown(int fd, const struct frame *request);
+void request_ports(int fd, const struct frame *request);
 void request_forward(int fd, const struct frame *request);
 
 #endif

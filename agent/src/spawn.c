@@ -76,6 +76,12 @@ static bool open_pipe(int *reader, int *writer, int *ours)
 
 static bool open_pipes(const struct plan *plan, struct ends *ends)
 {
+	if (plan->detached) {
+		for (int i = 0; i < 3; i++)
+			if ((ends->child[i] = open("/dev/null", O_RDWR | O_CLOEXEC)) < 0)
+				return false;
+		return true;
+	}
 	if (!plan->wants_stdin)
 		ends->child[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	else if (!open_pipe(&ends->child[0], &ends->parent[0], &ends->parent[0]))
@@ -156,7 +162,7 @@ static void child_run(const struct plan *plan, struct ends *ends, int reports)
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	setsid();
-	if (plan->terminal && ioctl(ends->child[0], TIOCSCTTY, 0) < 0)
+	if (plan->terminal && !plan->detached && ioctl(ends->child[0], TIOCSCTTY, 0) < 0)
 		give_up(reports, "failed");
 	for (int target = 0; target < 3; target++)
 		if (dup2(ends->child[target], target) < 0)
@@ -173,7 +179,7 @@ const char *spawn(const struct plan *plan, struct spawned *spawned, int *error)
 	struct report report = {.code = "failed"};
 	int reports[2] = {-1, -1};
 	pid_t child = -1;
-	bool ready = pipe2(reports, O_CLOEXEC) == 0 && (plan->terminal ? open_terminal(plan, &ends) : open_pipes(plan, &ends));
+	bool ready = pipe2(reports, O_CLOEXEC) == 0 && (plan->terminal && !plan->detached ? open_terminal(plan, &ends) : open_pipes(plan, &ends));
 	if (ready)
 		child = fork();
 	if (child == 0)

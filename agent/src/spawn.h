@@ -15,6 +15,7 @@ struct plan {
 	struct account account;
 	bool terminal;
 	bool wants_stdin;
+	bool detached; /* neither: /dev/null for all three, and nobody waits */
 	uint16_t rows, cols;
 };
 

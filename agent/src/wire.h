@@ -26,6 +26,8 @@
 #define FRAME_SHUTDOWN 0x12
 #define FRAME_SYNC 0x13
 #define FRAME_TIME 0x14
+#define FRAME_PORTS 0x15
+#define FRAME_PORT 0x16
 #define FRAME_FORWARD 0x18
 #define FRAME_STDIN 0x20
 #define FRAME_STDOUT 0x21
@@ -69,6 +71,7 @@
 #define EXEC_COLS 7
 #define EXEC_FLAG_TERMINAL 1
 #define EXEC_FLAG_STDIN 2
+#define EXEC_FLAG_DETACH 4
 
 #define SHUTDOWN_KIND 1
 #define TIME_NANOSECONDS 1
@@ -81,6 +84,16 @@
 #define WINDOW_BYTES 1
 #define ENDING_KIND 1
 #define ENDING_MESSAGE 2
+
+#define PORT_PROTOCOL 1
+#define PORT_ADDRESS 2
+#define PORT_NUMBER 3
+#define PORT_PID 4
+#define PORT_PROCESS 5
+#define PORT_UID 6
+#define PORTS_LEFT_OUT 1
+#define WIRE_MAX_PORTS 512
+
 #define FORWARD_PORT 1
 
 /* Sessions. The fields of all their frames, and of a session's record, share one numbering. */

@@ -31,6 +31,8 @@ NOUNS = {
     "daemon": ("banger.cli.daemon:daemon", "The process in the background; it is started when needed."),
     "doctor": ("banger.cli.doctor:doctor", "Check whether this host can run VMs, and say what to do."),
     "version": ("banger.cli.version:version", "Versions of the command and of the daemon."),
+    "ssh-config": ("banger.cli.ssh_config:ssh_config", "Make `ssh NAME.vm` work, and scp, rsync and git."),
+    "ssh-proxy": ("banger.cli.ssh_proxy:ssh_proxy", "What ssh reaches guests through."),
     "completion": ("banger.cli.completion:completion", "The completion script for bash, zsh or fish."),
 }
 
@@ -49,11 +51,22 @@ banger = LazyGroup(
         click.Option(["--quiet"], is_flag=True, help="No progress."),
     ],
     callback=_globals,
+    hidden=frozenset({"ssh-proxy"}),
 )
 
 
 def main() -> NoReturn:
+    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
+        _hold_standard_streams()
     leave(run(sys.argv[1:]))
+
+
+def _hold_standard_streams() -> None:
+    """Started with some of 0, 1, 2 closed: /dev/null there, so that no socket of ours is taken for one."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # becomes the lowest free one: this
+            setattr(sys, name, open(number, mode))  # noqa: SIM115
 
 
 def leave(status: int) -> NoReturn:

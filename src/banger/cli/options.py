@@ -15,6 +15,7 @@ from banger.model.names import name_fault
 from banger.model.sizes import check_vcpu_count, parse_disk_size, parse_memory_mib
 
 F = TypeVar("F", bound=Callable[..., Any])
+ENV_FILE_LIMIT = 1 << 20
 
 
 class BadValue(click.BadParameter):
@@ -165,9 +166,18 @@ def environment_options(command: F) -> F:
             click.option(
                 "--env-file", multiple=True, type=click.Path(dir_okay=False), help="Lines of K=V or K."
             ),
-            click.option("-w", "--cwd", default="", metavar="DIR", help="Where in the guest."),
+            click.option(
+                "-w", "--cwd", "--workdir", "cwd", default="", metavar="DIR", help="Where in the guest."
+            ),
             click.option("-u", "--user", default="", metavar="USER[:GROUP]", help="As whom."),
             click.option("-t", "--tty", "terminal", is_flag=True, help="With a terminal."),
+            click.option(
+                "-i",
+                "--interactive",
+                is_flag=True,
+                expose_value=False,
+                help="Pass stdin on, which is so anyway; </dev/null keeps it.",
+            ),
         )
     ):
         command = option(command)
@@ -180,12 +190,16 @@ def read_environment(env: Sequence[str], env_files: Sequence[str]) -> dict[str, 
     for path in env_files:
         try:
             with open(path, encoding="utf-8", errors="surrogateescape") as file:
-                lines = file.read(1 << 20).splitlines()
+                text = file.read(ENV_FILE_LIMIT + 1)
         except OSError as error:
             raise BadValue(f"env-file: {path}: {error.strerror}", None) from None
-        for number, line in enumerate(lines, 1):
-            if line.strip() and not line.lstrip().startswith("#"):
-                _add(entries, line.strip(), f"{path}:{number}")
+        if len(text) > ENV_FILE_LIMIT:
+            raise BadValue(f"env-file: {path}: longer than {ENV_FILE_LIMIT >> 20} MiB", None)
+        # as docker reads it: a value is all that follows the first =, spaces at its end and quotes too
+        for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
+            entry = line.removesuffix("\r").lstrip()
+            if entry and not entry.startswith("#"):
+                _add(entries, entry, f"{path}:{number}")
     for entry in env:
         _add(entries, entry, "env")
     return entries

@@ -1,4 +1,7 @@
-"""`banger vm exec`, and what `vm run` shares with it: a command in a guest, exiting as it does."""
+"""`banger vm exec`, and what `vm run` and `vm shell` share with it: a command in a guest, exiting as it does.
+
+Streams go straight to the guest's agent. Nothing is left after a crash: the agent hangs the command up.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,26 @@ import click
 
 from banger.cli import state
 from banger.cli.escape import safe
-from banger.cli.lazy import GuestCommand, guest_command
+from banger.cli.execwords import VMThenCommand
+from banger.cli.lazy import guest_command
 from banger.cli.main import say
 from banger.cli.options import environment_options, read_environment, vm_argument
 from banger.client.client import Client
 from banger.client.guest import CommandNotStarted, Companion, Exec, connect_agent
 
-SHELL = ("/bin/sh", "-c", "command -v bash >/dev/null 2>&1 && exec bash -l; exec sh -l")
-"""An interactive shell in any image: bash where there is one."""
+SHELL_SCRIPT = """\
+_t=${TERM:-} _c=
+for _f in "$HOME/.terminfo" /etc/terminfo /lib/terminfo /usr/share/terminfo /usr/lib/terminfo; do
+    [ -n "$_t" ] && [ -e "$_f/${_t%"${_t#?}"}/$_t" ] && _t=
+    [ -e "$_f/x/xterm-256color" ] && _c=yes
+done
+[ -z "$_t" ] || [ -z "$_c" ] || export TERM=xterm-256color
+case ${SHELL:-} in */nologin | */false) SHELL= ;; esac
+[ -x "${SHELL:-}" ] || export SHELL=/bin/sh
+exec "$SHELL" -l
+"""
+"""The user's own login shell. Where the guest has terminals' descriptions but none of ours, a common one."""
+SHELL = ("/bin/sh", "-c", SHELL_SCRIPT)
 
 
 class GuestOptions(NamedTuple):
@@ -47,25 +62,46 @@ def run_in_guest(
     try:
         return execution.run(argv, variables, cwd=how.cwd, user=how.user)
     except CommandNotStarted as failure:
-        if not failure.status:
-            raise
-        say(f"banger: {safe(failure.brief)}")
-        return failure.status
+        return _not_started(failure)
+
+
+def _not_started(failure: CommandNotStarted) -> int:
+    if not failure.status:
+        raise failure
+    say(f"banger: {safe(failure.brief)}")
+    return failure.status
+
+
+def leave_in_guest(client: Client, reference: str, argv: Sequence[str], *, how: GuestOptions) -> int:
+    """0 once it runs, with no stream of ours; 127 and 126 as above."""
+    from banger.client.detached import start_detached
+
+    connection = connect_agent(client, reference, purpose=how.purpose)
+    try:
+        start_detached(connection, argv, how.env, cwd=how.cwd, user=how.user)
+    except CommandNotStarted as failure:
+        return _not_started(failure)
+    return 0
 
 
 @click.command(
     "exec",
-    cls=GuestCommand,
+    cls=VMThenCommand,
     help="""Run a command in a running VM, and exit with its status.
 
     \b
-    banger vm exec web -- systemctl status ssh
+    banger vm exec web systemctl status ssh
     echo hi | banger vm exec web -- cat
-    banger vm exec -t web -- bash
+    banger vm exec -it -w /tmp web bash
+    banger vm exec web --env A=1 --user nobody -- env
+
+    Options may also follow VM; they then end at `--`. stdin is passed on, as ssh does it.
+    127: no such command; 126: it cannot be executed; 128+N: signal N ended it; 125: banger failed.
     """,
 )
 @vm_argument
 @environment_options
+@click.option("-d", "--detach", is_flag=True, help="Start it and leave: no streams, no status.")
 def exec_command(
     vm: str,
     env: tuple[str, ...],
@@ -73,12 +109,15 @@ def exec_command(
     cwd: str,
     user: str,
     terminal: bool,
+    detach: bool,
 ) -> int:
     ctx = click.get_current_context()
     argv = guest_command(ctx)
     if argv is None:
-        raise click.UsageError(f"which command? banger vm exec {vm} -- CMD", ctx)
+        raise click.UsageError(f"which command? banger vm exec {vm} CMD", ctx)
     state.own_failures_are_125()
-    variables = read_environment(env, env_file)
+    how = GuestOptions(read_environment(env, env_file), cwd, user, terminal)
     with Client() as client:
-        return run_in_guest(client, vm, argv, how=GuestOptions(variables, cwd, user, terminal))
+        if detach:
+            return leave_in_guest(client, vm, argv, how=how)
+        return run_in_guest(client, vm, argv, how=how)

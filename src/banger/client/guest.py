@@ -11,7 +11,6 @@ import os
 import select
 import signal
 import socket
-import stat
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -19,7 +18,15 @@ from typing import NamedTuple, Protocol
 from banger.client.client import Client, quote
 from banger.client.errors import GuestUnreachable
 from banger.client.http import connect_unix
-from banger.client.terminal import FORWARDED, RawTerminal, SignalPipe, is_background, window_size
+from banger.client.streams import Output
+from banger.client.terminal import (
+    FORWARDED,
+    OF_A_TERMINAL,
+    RawTerminal,
+    SignalPipe,
+    is_background,
+    window_size,
+)
 from banger.errors import BangerError, ErrorCode
 from banger.guest import wire
 
@@ -29,7 +36,6 @@ START_TIMEOUT_S = 60.0
 UPGRADE = "banger-agent/1"
 MAX_QUEUED = 256 << 10
 """Bytes held for a reader of ours that is slow; past that the guest is not read."""
-PIPE_PIECE = 4096  # PIPE_BUF: what a pipe that polls writable takes without blocking (pipe(7))
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 EXIT_STATUS = {"not_found": NOT_FOUND, "not_executable": NOT_EXECUTABLE}
 SIGNAL_BASE = 128
@@ -137,8 +143,10 @@ class Exec:
         self._started = False
         self._window = wire.WIRE_STDIN_WINDOW
         self._to_guest = bytearray()
-        self._queues: dict[int, bytearray] = {stdout: bytearray(), stderr: bytearray()}
-        self._stdout, self._stderr = stdout, stderr
+        self._stdout, self._stderr = Output(stdout), Output(stderr)
+        self._outputs = (self._stdout, self._stderr)
+        self._size_of = (0 if stdin is None else stdin, stdout)
+        self._raw: RawTerminal | None = None
         self._status: int | None = None
         self._impatience = 0
 
@@ -149,7 +157,7 @@ class Exec:
 
         CommandNotStarted, GUEST_UNREACHABLE when the connection breaks before the command's end.
         """
-        rows, cols = window_size(self._stdin if self._stdin is not None else 0)
+        rows, cols = window_size(*self._size_of)
         try:
             request = wire.encode_exec(
                 argv,
@@ -164,7 +172,7 @@ class Exec:
         except wire.WireError as error:
             self._connection.close()
             raise BangerError(ErrorCode.INVALID_ARGUMENT, str(error)) from None
-        numbers = (*FORWARDED, signal.SIGWINCH) if self._terminal else FORWARDED
+        numbers = (*FORWARDED, *OF_A_TERMINAL) if self._terminal else FORWARDED
         try:
             self._connection.settimeout(CONNECT_TIMEOUT_S)
             self._connection.sendall(request)
@@ -172,7 +180,7 @@ class Exec:
             with SignalPipe(numbers) as signals:
                 if not self._terminal or self._stdin is None:
                     return self._loop(signals)
-                with RawTerminal(self._stdin):
+                with RawTerminal(self._stdin) as self._raw:
                     return self._loop(signals)
         except wire.WireError as error:
             raise GuestUnreachable("the guest's agent speaks nonsense", details=str(error)) from error
@@ -180,6 +188,8 @@ class Exec:
             raise self._lost(error) from error
         finally:
             self._connection.close()
+            for output in self._outputs:
+                output.close()
 
     def _lost(self, error: Exception | None) -> BangerError:
         if not self._started:
@@ -196,13 +206,8 @@ class Exec:
 
     def _loop(self, signals: SignalPipe) -> int:
         give_up = time.monotonic() + START_TIMEOUT_S
-        if self._stdin is not None:
-            try:
-                os.fstat(self._stdin)
-            except OSError:  # started with stdin closed
-                self._end_stdin()
         self._feed(self._early)
-        while self._status is None or any(self._queues.values()):
+        while self._status is None or any(output.queue for output in self._outputs):
             ready = self._wait(signals)
             if signals.fd in ready:
                 self._forward(signals.read())
@@ -217,8 +222,8 @@ class Exec:
                 self._flush_guest()
             if ready.get(guest, 0) & ~select.POLLOUT and self._status is None:
                 self._read_guest()
-            for descriptor in (self._stdout, self._stderr):
-                if descriptor in ready and self._queues[descriptor] and not self._write_out(descriptor):
+            for output in self._outputs:
+                if output.fd in ready and output.queue and not output.write():
                     return SIGNAL_BASE + signal.SIGPIPE
             if self._stdin is not None and self._stdin in ready:
                 self._read_stdin()
@@ -232,16 +237,16 @@ class Exec:
             wanted[self._companion.fd] = select.POLLIN
         if self._status is None:
             guest = 0
-            if max(len(queue) for queue in self._queues.values()) < MAX_QUEUED:
+            if max(len(output.queue) for output in self._outputs) < MAX_QUEUED:
                 guest |= select.POLLIN
             if self._to_guest:
                 guest |= select.POLLOUT
             wanted[self._connection.fileno()] = guest
             if self._stdin is not None and self._may_read_stdin(self._stdin):
                 wanted[self._stdin] = select.POLLIN
-        for descriptor, queue in self._queues.items():
-            if queue:
-                wanted[descriptor] = wanted.get(descriptor, 0) | select.POLLOUT
+        for output in self._outputs:
+            if output.queue:
+                wanted[output.fd] = wanted.get(output.fd, 0) | select.POLLOUT
         poll = select.poll()
         for descriptor, events in wanted.items():
             poll.register(descriptor, events)
@@ -271,9 +276,9 @@ class Exec:
 
     def _take(self, kind: int, payload: bytes) -> None:
         if kind == wire.FRAME_STDOUT:
-            self._queues[self._stdout] += payload
+            self._stdout.queue += payload
         elif kind == wire.FRAME_STDERR:
-            self._queues[self._stderr] += payload
+            self._stderr.queue += payload
         elif kind == wire.FRAME_WINDOW:
             self._window += wire.Fields(payload).number(wire.WINDOW_BYTES)
         elif kind == wire.FRAME_STARTED:
@@ -325,30 +330,33 @@ class Exec:
         self._stdin = None
         self._send(wire.encode_stdin(b""))
 
-    def _write_out(self, descriptor: int) -> bool:
-        """False when nobody reads any more."""
-        queue = self._queues[descriptor]
-        size = len(queue) if stat.S_ISREG(os.fstat(descriptor).st_mode) else PIPE_PIECE
-        try:
-            written = os.write(descriptor, bytes(queue[:size]))
-        except BlockingIOError:
-            return True
-        except OSError:  # closed by the other end, or never open
-            return False
-        del queue[:written]
-        return True
-
     def _forward(self, numbers: Sequence[int]) -> None:
         for number in numbers:
             if number == signal.SIGWINCH:
-                rows, cols = window_size(self._stdin if self._stdin is not None else 0)
-                self._send(wire.encode_resize(rows, cols))
+                self._send(wire.encode_resize(*window_size(*self._size_of)))
+                continue
+            if number in (signal.SIGTSTP, signal.SIGCONT):
+                self._stopped_or_continued(number)
                 continue
             if number in (signal.SIGINT, signal.SIGTERM):
                 self._impatience += 1
-            if number == signal.SIGHUP or self._impatience >= IMPATIENT:
+            # at a terminal keys are no signals: a TERM is meant for us (and shells ignore it)
+            leaving = number == signal.SIGHUP or (self._terminal and number == signal.SIGTERM)
+            if leaving or self._impatience >= IMPATIENT:
                 # our terminal has gone, or our user has had enough: closing hangs the command up
                 self._status = SIGNAL_BASE + number
                 self._impatience = IMPATIENT
                 return
             self._send(wire.encode_signal(number))
+
+    def _stopped_or_continued(self, number: int) -> None:
+        """By a signal from elsewhere (Ctrl-Z is the guest's): who looks meanwhile gets a usable terminal."""
+        if number == signal.SIGTSTP:
+            if self._raw is not None:
+                self._raw.leave()
+            handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTSTP)
+            signal.signal(signal.SIGTSTP, handler)
+        if self._raw is not None:
+            self._raw.enter()
+        self._send(wire.encode_resize(*window_size(*self._size_of)))

@@ -5,6 +5,7 @@ Imported only by commands that run something in a guest.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import termios
@@ -15,17 +16,29 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signa
 """Sent on to the guest's command. In raw mode the keys for them never become signals here."""
 
 
+OF_A_TERMINAL = (signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
+"""Besides, where the guest's command has our terminal."""
+
+
 class RawTerminal:
-    """Raw mode on the terminal `descriptor` inside the context; nothing where it is no terminal."""
+    """Raw mode on the terminal `descriptor` inside the context; nothing where it is no terminal.
+
+    leave() and enter() for the time in which the process is stopped; both may be called twice.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._before: list[Any] | None = None
 
     def __enter__(self) -> RawTerminal:
+        self.enter()
+        return self
+
+    def enter(self) -> None:
+        """In the background this stops the process, as any use of the terminal does, until it is in front."""
         if not os.isatty(self._descriptor):
-            return self
-        before = termios.tcgetattr(self._descriptor)
+            return
+        before = self._before or termios.tcgetattr(self._descriptor)
         raw: list[Any] = termios.tcgetattr(self._descriptor)
         # as cfmakeraw(3)
         raw[0] &= ~(
@@ -43,10 +56,18 @@ class RawTerminal:
         raw[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
         raw[6][termios.VMIN], raw[6][termios.VTIME] = 1, 0
         self._before = before
-        termios.tcsetattr(self._descriptor, termios.TCSADRAIN, raw)
-        return self
+        while True:
+            try:
+                termios.tcsetattr(self._descriptor, termios.TCSADRAIN, raw)
+                return
+            except termios.error as error:
+                if error.args[0] != errno.EINTR:
+                    raise
 
     def __exit__(self, *_exc: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
         if self._before is None:
             return
         try:
@@ -61,13 +82,15 @@ class RawTerminal:
         self._before = None
 
 
-def window_size(descriptor: int) -> tuple[int, int]:
-    """(rows, columns); 24 by 80 where it is no terminal."""
-    try:
-        size = os.get_terminal_size(descriptor)
-    except OSError:
-        return 24, 80
-    return size.lines or 24, size.columns or 80
+def window_size(*descriptors: int) -> tuple[int, int]:
+    """(rows, columns) of the first that is a terminal; 24 by 80 where none is."""
+    for descriptor in descriptors:
+        try:
+            size = os.get_terminal_size(descriptor)
+        except OSError:
+            continue
+        return size.lines or 24, size.columns or 80
+    return 24, 80
 
 
 def is_background(descriptor: int) -> bool:

@@ -31,6 +31,8 @@ FRAME_EXEC = 0x11
 FRAME_SHUTDOWN = 0x12
 FRAME_SYNC = 0x13
 FRAME_TIME = 0x14
+FRAME_PORTS = 0x15
+FRAME_PORT = 0x16
 FRAME_FORWARD = 0x18
 FRAME_STDIN = 0x20
 FRAME_STDOUT = 0x21
@@ -74,6 +76,7 @@ EXEC_ROWS = 6
 EXEC_COLS = 7
 EXEC_FLAG_TERMINAL = 1
 EXEC_FLAG_STDIN = 2
+EXEC_FLAG_DETACH = 4
 
 SHUTDOWN_KIND = 1
 TIME_NANOSECONDS = 1
@@ -86,6 +89,16 @@ STARTED_PID = 1
 WINDOW_BYTES = 1
 ENDING_KIND = 1
 ENDING_MESSAGE = 2
+
+PORT_PROTOCOL = 1
+PORT_ADDRESS = 2
+PORT_NUMBER = 3
+PORT_PID = 4
+PORT_PROCESS = 5
+PORT_UID = 6
+PORTS_LEFT_OUT = 1
+WIRE_MAX_PORTS = 512
+
 FORWARD_PORT = 1
 
 WIRE_MAX_SESSIONS = 1024
@@ -283,6 +296,7 @@ def encode_exec(
     user: str = "",
     terminal: bool = False,
     stdin: bool = False,
+    detach: bool = False,
     rows: int = 0,
     cols: int = 0,
 ) -> bytes:
@@ -297,6 +311,7 @@ def encode_exec(
     if any(not name or "=" in name for name in env):
         raise WireError("a variable without a name, or with = in it")
     flags = (EXEC_FLAG_TERMINAL if terminal else 0) | (EXEC_FLAG_STDIN if stdin else 0)
+    flags |= EXEC_FLAG_DETACH if detach else 0
     fields: list[tuple[int, bytes | str | int]] = [(EXEC_ARGUMENT, argument) for argument in argv]
     fields += [(EXEC_ENV, f"{name}={value}") for name, value in env.items()]
     if cwd:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pty
 import random
-import select
 import signal
 import termios
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.unit.cli.conftest import Instance, eventually
+from tests.unit.cli.terminals import on_a_terminal, read_until
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +122,7 @@ def test_own_failures_are_125(banger: Instance) -> None:
     banger("vm", "create", "--no-start", "--name", "asleep")
     done = banger("vm", "exec", "asleep", "--", "true", status=125)
     assert done.stderr == b"banger: VM asleep is not running: it is created\n  banger vm start asleep\n"
-    assert banger("vm", "exec", "asleep", "true", status=2).stderr.startswith(b"banger: ")
+    assert banger("vm", "exec", "asleep", status=2).stderr.startswith(b"banger: which command?")
     banger("vm", "delete", "asleep")
 
 
@@ -182,42 +179,6 @@ def test_agent_through_the_daemon_where_the_socket_may_not_be_opened(banger: Ins
 
 
 # terminals
-
-
-@contextmanager
-def on_a_terminal(banger: Instance, *argv: str) -> Iterator[tuple[int, int]]:
-    """The command on a new pseudo-terminal: (its pid, our end)."""
-    pid, ours = pty.fork()
-    if not pid:
-        import sys
-
-        from tests.unit.cli.conftest import CLI
-
-        os.execve(sys.executable, [sys.executable, "-I", CLI, *argv], banger.env)
-    try:
-        yield pid, ours
-    finally:
-        os.close(ours)
-        try:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        except (ProcessLookupError, ChildProcessError):
-            pass
-
-
-def read_until(fd: int, wanted: bytes, timeout_s: float = 20.0) -> bytes:
-    said = b""
-    deadline = time.monotonic() + timeout_s
-    while wanted not in said:
-        assert time.monotonic() < deadline, said
-        if select.select([fd], [], [], 0.2)[0]:
-            try:
-                data = os.read(fd, 4096)
-            except OSError:
-                data = b""
-            assert data, said
-            said += data
-    return said
 
 
 def test_terminal_is_a_terminal_and_is_put_back(banger: Instance, vm: str) -> None:
