@@ -11,7 +11,6 @@ import asyncio
 import io
 import os
 import tarfile
-import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +57,7 @@ class ToolService:
             lambda: Archive.open(paths.downloads_dir, mirror=settings.debian_mirror)
         )
         self._known: dict[str, Tool] = {}
+        self._works: dict[str, bool] = {}
 
     async def ensure_tool(self, program: str, progress: Progress = no_progress) -> Tool:
         """A working program: the host's own, banger's copy, or a copy fetched now.
@@ -71,15 +71,20 @@ class ToolService:
         entry = next((e for e in catalog.TOOLS.values() if program in e.programs), None)
         if entry is None:
             raise not_found(f"banger does not know how to get the program {program}")
-        check = CHECKS.get(entry.name, _runs)
         tool = None
         host = self._find(entry.programs[0])
-        if host is not None and await check(Tool(host)) and (found := self._find(program)) is not None:
+        if (
+            host is not None
+            and await self._check(entry, Tool(host))
+            and (found := self._find(program)) is not None
+        ):
             tool = Tool(found)
         if tool is None:
             folder = self._root / entry.name
             await self._ensure_folder(entry, folder, progress)
-            if not await check(_tool_in(folder, entry.programs[0])):
+            own = _tool_in(folder, entry.programs[0])
+            if not await self._check(entry, own):
+                self._works.clear()  # whoever mends it need not start the daemon again
                 raise unsuitable(
                     f"{entry.programs[0]} from Debian's {entry.packages[0].suite} does not run on this host",
                     hint=f"install {entry.packages[0].package} yourself, so that it is on PATH",
@@ -87,6 +92,12 @@ class ToolService:
             tool = _tool_in(folder, program)
         self._known[program] = tool
         return tool
+
+    async def _check(self, entry: catalog.ToolEntry, tool: Tool) -> bool:
+        """Once for all programs of a tool."""
+        if tool.path not in self._works:
+            self._works[tool.path] = await CHECKS.get(entry.name, _runs)(tool)
+        return self._works[tool.path]
 
     async def _ensure_folder(self, entry: catalog.ToolEntry, folder: Path, progress: Progress) -> None:
         if (folder / "tool").is_file():
@@ -153,19 +164,21 @@ async def _runs(tool: Tool) -> bool:
 
 async def _makes_ext4_from_tar(tool: Tool) -> bool:
     """mke2fs ≥ 1.47.1 with libarchive: asked by doing it, because the version alone does not say."""
-    with tempfile.TemporaryDirectory(prefix="banger-probe-") as folder:
-        path = os.path.join(folder, "probe.ext4")
-        try:
-            await run(
-                [tool.path, "-q", "-F", "-t", "ext4", "-d", "-", path, "4M"],
-                timeout_s=30,
-                env=tool.env,
-                input=_probe_tar(),
-            )
-        except BangerError as error:
-            if error.code is ErrorCode.NO_SPACE:
-                raise
-            return False
+    disk = os.memfd_create("probe.ext4")  # a crash leaves nothing of it
+    try:
+        await run(
+            [tool.path, "-q", "-F", "-t", "ext4", "-d", "-", f"/proc/self/fd/{disk}", "4M"],
+            timeout_s=30,
+            env=tool.env,
+            input=_probe_tar(),
+            pass_fds=(disk,),
+        )
+    except BangerError as error:
+        if error.code is ErrorCode.NO_SPACE:
+            raise
+        return False
+    finally:
+        os.close(disk)
     return True
 
 

@@ -175,6 +175,21 @@ async def test_the_hosts_own_tool_wins(archive: FakeArchive, paths: Paths) -> No
     assert archive.requests == []
 
 
+async def test_mke2fs_is_tried_once_for_all_its_programs_and_in_memory(
+    archive: FakeArchive, paths: Paths, tmp_path: Path
+) -> None:
+    """A file of the trial's would stay behind where the daemon is killed meanwhile."""
+    calls, program = tmp_path / "calls", tmp_path / "mke2fs"
+    program.write_text(f'#!/bin/sh\ncat >/dev/null\necho "$@" >>{calls}\n')
+    program.chmod(0o755)
+    host = dict.fromkeys(("mke2fs", "debugfs", "e2fsck", "resize2fs"), str(program))
+    tools = tool_service(archive, paths, host)
+    for name in host:
+        assert (await tools.ensure_tool(name)).path == str(program)
+    (call,) = calls.read_text().splitlines()
+    assert "/proc/self/fd/" in call
+
+
 async def test_a_tool_that_does_not_run_here(archive: FakeArchive, paths: Paths) -> None:
     script = b"#!/bin/sh\nexit 127\n"
     archive.add_deb(
