@@ -194,6 +194,7 @@ CAPABILITIES: dict[str, Capability] = {
     "mmdebstrap": Capability("can build a Debian image", _program("mmdebstrap", "gpgv"), must=True),
     "gpg": Capability("can make throw-away signing keys", _program("gpg", "gpg-agent", "gpgv"), must=True),
     "git": Capability("has git", _program("git"), must=True),
+    "rsync": Capability("has rsync", _program("rsync")),
     "ssh": Capability("has an ssh client", _program("ssh", "ssh-keygen"), must=True),
     "ping": Capability("has ping", _program("ping"), must=True),
     "clang": Capability("has clang with its sanitizers", _sanitizers, must=True),

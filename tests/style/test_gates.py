@@ -43,7 +43,7 @@ EXCEPTIONS: dict[str, tuple[frozenset[str], str]] = {
         frozenset({"os.fork"}),
         "the daemon leaves its starter before it imports anything",
     ),
-    "src/banger/cli/ssh.py": (
+    "src/banger/cli/vm_ssh.py": (
         frozenset({"os.execv", "os.execve", "os.execvp", "os.execvpe"}),
         "`vm ssh` becomes the system's ssh: its terminal, signals and exit status are the user's",
     ),

@@ -15,6 +15,7 @@ vm = LazyGroup(
         "show": ("banger.cli.vm_list:show", "All about one VM."),
         "exec": ("banger.cli.vm_exec:exec_command", "Run a command in a running VM."),
         "shell": ("banger.cli.vm_shell:shell", "A shell in a running VM."),
+        "ssh": ("banger.cli.vm_ssh:ssh", "Log in with the system's ssh, key and host key known."),
         "start": ("banger.cli.vm_life:start", "Boot VMs."),
         "stop": ("banger.cli.vm_life:stop", "Shut VMs down in order."),
         "restart": ("banger.cli.vm_life:restart", "Stop and start VMs."),

@@ -63,6 +63,16 @@ class Paths:
         return f"{self.state_dir}/ssh"
 
     @property
+    def known_hosts(self) -> str:
+        """The host keys that banger made for its guests, as ssh reads them."""
+        return f"{self.ssh_dir}/known_hosts"
+
+    @property
+    def ssh_config(self) -> str:
+        """What `ssh-config --install` has the user's configuration include."""
+        return f"{self.ssh_dir}/config"
+
+    @property
     def downloads_dir(self) -> str:
         return f"{self.cache_dir}/downloads"
 

@@ -1,14 +1,15 @@
 """ssh material: banger's own key pair, and a host key per VM made before its first boot.
 
 Owns the files below Paths.ssh_dir and VM_DIR/ssh_host_ed25519_key*; the user's own ~/.ssh is never read
-or written. Keys are made by the system's ssh-keygen into a temporary name and renamed into place,
-so that a crash leaves either no key or a whole pair.
+or written. Keys are made by the system's ssh-keygen under a temporary name and linked into place, so that a
+crash leaves no key or a whole one, whose public half can be had from it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from pathlib import Path
 
 import msgspec
@@ -36,16 +37,37 @@ async def ensure_host_key(vm_dir: str, name: str) -> KeyPair:
     return await _ensure(f"{vm_dir}/{HOST_KEY_FILE}", comment=f"{name}.vm")
 
 
+def read_host_key(vm_dir: str) -> str:
+    """The public half, one line; "" when the VM has none yet."""
+    try:
+        return Path(f"{vm_dir}/{HOST_KEY_FILE}.pub").read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
 async def _ensure(private_path: str, *, comment: str) -> KeyPair:
+    """Several may make the same pair at once: one private key wins by its link, the others take that."""
     public_path = f"{private_path}.pub"
-    if not (os.path.exists(private_path) and os.path.exists(public_path)):
+    if not os.path.exists(private_path):
         os.makedirs(os.path.dirname(private_path), mode=0o700, exist_ok=True)
-        temporary = f"{private_path}.{os.getpid()}.new"
-        for stale in (temporary, f"{temporary}.pub"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(stale)
+        temporary = f"{private_path}.{secrets.token_hex(8)}.new"
         argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", temporary]
-        await run(argv, timeout_s=_TIMEOUT_S)
-        os.rename(f"{temporary}.pub", public_path)
-        os.rename(temporary, private_path)
-    return KeyPair(private_path=private_path, public_key=Path(public_path).read_text("ascii").strip())
+        try:
+            await run(argv, timeout_s=_TIMEOUT_S)
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, private_path)
+                os.rename(f"{temporary}.pub", public_path)
+        finally:
+            for made in (temporary, f"{temporary}.pub"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(made)
+    return KeyPair(private_path=private_path, public_key=await _public_half(private_path))
+
+
+async def _public_half(private_path: str) -> str:
+    """From beside the private key; from the key itself where a crash, or its owner, left nothing there."""
+    try:
+        return Path(f"{private_path}.pub").read_text("ascii").strip()
+    except FileNotFoundError:
+        done = await run(["ssh-keygen", "-y", "-P", "", "-f", private_path], timeout_s=_TIMEOUT_S)
+        return done.stdout.decode("ascii").strip()

@@ -136,6 +136,8 @@ HOST_PACKAGES: tuple[HostPackage, ...] = (
         "openssh-client",
         "`vm ssh`, and the key that guests let in",
         programs=("ssh", "ssh-keygen"),
+        minimum=(8, 5),  # KnownHostsCommand
+        version_argv=("ssh", "-V"),
         fedora="openssh-clients",
         arch="openssh",
     ),
@@ -205,6 +207,12 @@ HOST_PACKAGES: tuple[HostPackage, ...] = (
         programs=("ps",),
         fedora="procps-ng",
         arch="procps-ng",
+    ),
+    HostPackage(
+        "rsync",
+        "tests that rsync reaches guests over ssh",
+        use=TEST,
+        programs=("rsync",),
     ),
     HostPackage(
         "iputils-ping",

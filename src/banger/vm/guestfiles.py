@@ -55,4 +55,10 @@ def guest_files(record: VMRecord, *, settings: Settings, host_key: KeyPair) -> l
         GuestFile(
             path="etc/ssh/ssh_host_ed25519_key.pub", mode=0o644, content=f"{host_key.public_key}\n".encode()
         ),
+        # beside whatever host keys the image lists: the one that is checked is always offered
+        GuestFile(
+            path="etc/ssh/sshd_config.d/00-banger.conf",
+            mode=0o644,
+            content=b"HostKey /etc/ssh/ssh_host_ed25519_key\n",
+        ),
     ]

@@ -17,6 +17,7 @@ from banger.model.states import VMState
 from banger.system.process import is_same
 from banger.vm.executor import execute
 from banger.vm.handles import read_scratch
+from banger.vm.hostkeys import restore_hosts
 from banger.vm.lifecycle import Lifecycle
 from banger.vm.live import LiveMachines
 from banger.vm.planner import Finding, Fix, Plan, Verdict, VMPlan, VMView, World, plan
@@ -55,6 +56,7 @@ class Reconciler:
             except Exception:
                 log.exception("reconcile of %s failed; it goes on with the others", subject.name)
         services.network.seed({link.name for link in await services.helper.list_links()})
+        await restore_hosts(services.paths, services.table.list())
         findings = await self.audit(busy=lambda _vm_id: False)
         # a folder that no row explains may hold somebody's disks: `host audit --fix` alone removes it
         removable = [f for f in findings if f.fix and f.fix is not Fix.REMOVE_FOLDER]

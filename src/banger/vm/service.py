@@ -26,6 +26,7 @@ from banger.model.records import VMHealth, VMRecord, VMRuntime, VMSpec, VMStats,
 from banger.model.references import resolve
 from banger.model.states import CLAIMS_LIFE, VMState
 from banger.network.addresses import lowest_free
+from banger.vm.hostkeys import forget_host
 from banger.vm.lifecycle import Lifecycle
 from banger.vm.live import LiveMachines
 from banger.vm.liveness import machine_alive
@@ -248,6 +249,7 @@ class VMService:
         self._crash_point("delete:row:before")
         await self._table.delete(subject.id)
         self._crash_point("delete:row:after")
+        await forget_host(self._services.paths, subject.id)
 
     async def _after_removal(self) -> None:
         if not self._table.list():

@@ -20,6 +20,7 @@ from banger.model.records import Image
 from banger.model.states import VMState
 from banger.vm.capabilities import Contribution
 from banger.vm.guestfiles import guest_config, guest_files
+from banger.vm.hostkeys import remember_host
 from banger.vm.services import Services
 from banger.vm.steps import Step
 from banger.vm.subject import Subject
@@ -179,6 +180,7 @@ class GuestFiles(BaseStep):
         record = start.subject.record
         layout = start.services.disks.of(record).layout()
         host_key = await ensure_host_key(record.runtime.vm_dir, record.name)
+        await remember_host(start.services.paths, record, host_key)
         settings = start.services.settings
         config = guest_config(
             record,
