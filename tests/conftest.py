@@ -8,6 +8,7 @@ from collections.abc import Generator
 
 import pytest
 
+from banger.system import lockorder
 from tests import capabilities, watchdog
 
 ORDER = ("style", "unit", "fuzz", "web", "host", "guest", "crash", "lab", "bench")
@@ -18,8 +19,10 @@ PYTHONS_OWN = {signal.SIGPIPE, signal.SIGXFSZ}
 
 
 def pytest_configure() -> None:
-    """Signals as a terminal gives them, whoever runs the suite: under nohup, or behind a shell's `&`, HUP and
-    INT come ignored, every program started inherits that, and ours rightly keep to it."""
+    """The order of locks is asserted in all that runs. And signals as a terminal gives them, whoever runs the
+    suite: under nohup, or behind a shell's `&`, HUP and INT come ignored, every program started inherits
+    that, and ours rightly keep to it."""
+    os.environ[lockorder.VARIABLE] = "1"
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in signal.valid_signals() - PYTHONS_OWN:
         if signal.getsignal(number) is signal.SIG_IGN:

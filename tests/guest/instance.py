@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from banger.config.paths import Paths
+from banger.system import lockorder
 from tests.artifacts import artifacts
 
 SMALL = '[vm_defaults]\nvcpu = 1\nmemory_mib = 256\ndisk_size = "1G"\nsystem_overlay_size = "2G"\n'
@@ -57,7 +58,9 @@ class Instance:
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TERM")}
+        kept = {
+            k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TERM", lockorder.VARIABLE)
+        }
         return {**kept, "BANGER_HOME": str(self.home), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def argv(self, *words: str) -> list[str]:

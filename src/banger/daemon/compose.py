@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Sequence
 
@@ -24,6 +23,7 @@ from banger.network.host import HostNetwork
 from banger.store.database import Database
 from banger.store.images import ImageTable
 from banger.store.vms import VMTable
+from banger.system.lockorder import OrderedLock, Rank
 from banger.system.process import boot_id, executable, read_pid_file
 from banger.vm.background import Background
 from banger.vm.handles import HandleCache
@@ -57,7 +57,7 @@ class Chosen:
         self._deadlines = deadlines
         self._tools = tools
         self._monitor: Monitor | None = None
-        self._choosing = asyncio.Lock()
+        self._choosing = OrderedLock(Rank.LEAF, "monitor")
 
     async def __call__(self) -> Monitor:
         async with self._choosing:

@@ -20,10 +20,13 @@ from pathlib import Path
 
 from banger.errors import BangerError, ErrorCode
 from banger.image.errors import ImageError, from_os_error
+from banger.system.lockorder import Rank, drop, take
 
 LOCK_WAIT_S = 3600.0
 """How long one waits for another process that makes the same thing (an image takes minutes)."""
 _LOCK_LOOK_S = 0.1
+_RANKS = {"images": Rank.IMAGE, "kernels": Rank.KERNEL, "tools": Rank.TOOL, "downloads": Rank.DOWNLOAD}
+"""Of the locks in a folder: an image may wait for its kernel, that for a tool, that for a download."""
 
 
 @contextlib.asynccontextmanager
@@ -37,6 +40,17 @@ async def exclusive(
     The lock is looked at every 0.1 s and not waited for in a thread: a thread in flock(2) could not be
     cancelled. It belongs to the open file, so it excludes tasks of this process as well.
     """
+    rank = _RANKS.get(lock.parent.name)
+    hold = take(rank, lock.name.removeprefix(".lock-")[:16]) if rank else None
+    try:
+        async with _flock(lock, timeout_s=timeout_s, waiting=waiting) as descriptor:
+            yield descriptor
+    finally:
+        drop(hold)
+
+
+@contextlib.asynccontextmanager
+async def _flock(lock: Path, *, timeout_s: float, waiting: Callable[[], None] | None) -> AsyncIterator[int]:
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -7,7 +7,6 @@ instance's mark and reconcile finds them.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Collection
 
@@ -15,6 +14,7 @@ from banger.config.settings import Settings
 from banger.helper.interface import Helper
 from banger.model.ids import short_id
 from banger.network.pool import TapPool, pool_index
+from banger.system.lockorder import OrderedLock, Rank
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class HostNetwork:
         self._settings = settings
         self._pool = TapPool(settings.tap_pool_size, make=self._make_idle, delete=helper.delete_tap)
         self._bridge_ready = False
-        self._preparing = asyncio.Lock()
+        self._preparing = OrderedLock(Rank.LEAF, "bridge")
         self._used: set[str] = set()
 
     async def prepare(self) -> None:

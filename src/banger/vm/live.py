@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from banger.guest.ready import ReadyListener
+from banger.system.lockorder import unheld
 from banger.vmm.protocol import Exit, Machine
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,9 @@ class LiveMachines:
         """Keep it and watch for its exit. Replaces nothing: forget an older one first."""
         live = Live(machine, ready)
         self._live[vm_id] = live
-        live.watcher = asyncio.create_task(self._watch(vm_id, live), name=f"watch {vm_id[:8]}")
+        live.watcher = asyncio.create_task(
+            self._watch(vm_id, live), name=f"watch {vm_id[:8]}", context=unheld()
+        )
         self._watchers.add(live.watcher)
         live.watcher.add_done_callback(self._watchers.discard)
         return live

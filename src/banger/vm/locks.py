@@ -2,7 +2,7 @@
 
 The holder runs in a task of its own caller; `abort` cancels that task with a reason, the holder cleans
 up under its own deadline and lets go. Nothing survives a crash: locks live in memory only.
-Order (DESIGN): VM lock → reservation lock → leaf locks inside services.
+Order: VM lock → reservation lock → artifacts → leaf locks inside services (system/lockorder).
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+from banger.system.lockorder import OrderedLock, Rank
 from banger.vm.errors import Aborted
 
 T = TypeVar("T")
 
 
 class _Slot:
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
+    def __init__(self, vm_id: str) -> None:
+        self.lock = OrderedLock(Rank.VM, vm_id[:8])
         self.users = 0
         self.abortable: asyncio.Task[object] | None = None
         self.aborted_by = ""
@@ -37,7 +38,7 @@ class VMLocks:
 
     @asynccontextmanager
     async def hold(self, vm_id: str) -> AsyncIterator[None]:
-        slot = self._slots.setdefault(vm_id, _Slot())
+        slot = self._slots.setdefault(vm_id, _Slot(vm_id))
         slot.users += 1
         try:
             async with slot.lock:

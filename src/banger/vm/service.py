@@ -26,6 +26,7 @@ from banger.model.records import VMHealth, VMRecord, VMRuntime, VMSpec, VMStats,
 from banger.model.references import resolve
 from banger.model.states import CLAIMS_LIFE, VMState
 from banger.network.addresses import lowest_free
+from banger.system.lockorder import OrderedLock, Rank
 from banger.vm.hostkeys import forget_host
 from banger.vm.lifecycle import Lifecycle
 from banger.vm.live import LiveMachines
@@ -52,7 +53,7 @@ class VMService:
         self._services = services
         self._table = services.table
         self._locks = VMLocks()
-        self._reserving = asyncio.Lock()
+        self._reserving = OrderedLock(Rank.RESERVATION, "of names and addresses")
         self._crash_point = crash_point
         self._live = LiveMachines(self._machine_ended)
         self._lifecycle = Lifecycle(services, self._live, crash_point=crash_point)

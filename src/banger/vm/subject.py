@@ -6,7 +6,6 @@ is true in memory: handles to the scratch file, the rest (and the teardown mirro
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 import msgspec
@@ -14,6 +13,7 @@ import msgspec
 from banger.model.records import ProcessIdentity, VMHandles, VMRecord, now
 from banger.model.states import CLAIMS_LIFE, VMState, may_become
 from banger.store.vms import VMTable
+from banger.system.lockorder import OrderedLock, Rank
 from banger.vm.handles import HandleCache
 
 
@@ -22,7 +22,7 @@ class Subject:
         self.record = record
         self._table = table
         self._cache = cache
-        self._saving = asyncio.Lock()
+        self._saving = OrderedLock(Rank.LEAF, f"{record.name}'s record")
 
     @property
     def id(self) -> str:

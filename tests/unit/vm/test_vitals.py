@@ -19,6 +19,7 @@ from banger.model.states import VMState
 from banger.store.database import Database
 from banger.store.images import ImageTable
 from banger.store.vms import VMTable
+from banger.system.lockorder import unheld
 from banger.system.process import boot_id, identify
 from banger.vm import vitals
 from banger.vm.handles import HandleCache
@@ -151,7 +152,7 @@ async def test_stats_wait_for_nobody_who_waits(bench: Bench) -> None:
 
     async with asyncio.TaskGroup() as tasks:
         async with bench.locks.hold(bench.id):
-            tasks.create_task(long())
+            tasks.create_task(long(), context=unheld())
             await asyncio.sleep(0)
         await bench.vitals.stats(bench.id)
         order.append("stats")
