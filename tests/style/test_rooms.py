@@ -35,8 +35,8 @@ NARROWER: dict[str, frozenset[str]] = {
 }
 """Rooms that may use less than their height allows: they start on every command."""
 
-CLIENT_OF_GUEST = "banger.guest.wire"
-"""The one module of guest/ that the client shares: frames and fields, standard library only."""
+CLIENT_OF_GUEST = ("banger.guest.wire", "banger.guest.sessionwire")
+"""The modules of guest/ that the client shares: frames and fields, standard library only."""
 
 THIRD_PARTY: dict[str, frozenset[str]] = {
     "cli": frozenset({"click"}),

@@ -13,7 +13,8 @@ from enum import StrEnum
 import msgspec
 
 from banger.api.errors import ErrorBody
-from banger.model.records import Image, Kernel, VMRuntime, VMSpec, VMStats, Workspace
+from banger.model.guestview import GuestFigures
+from banger.model.records import GuestSession, Image, Kernel, VMRuntime, VMSpec, VMStats, Workspace
 from banger.model.states import VMState
 
 API_VERSION = "v1"
@@ -29,6 +30,8 @@ FEATURES: tuple[str, ...] = (
     "lease",  # POST /v1/vms/{vm}/lease
     "logs",  # GET /v1/vms/{vm}/logs
     "operation-cancel",  # POST /v1/operations/{operation}/cancel
+    "sessions",  # /v1/vms/{vm}/sessions
+    "ports",  # GET /v1/vms/{vm}/ports
     "stats",  # POST /v1/vms/{vm}/stats
 )
 """Announced by name in GET /v1, so that a client asks what a daemon can and not how old it is."""
@@ -156,13 +159,21 @@ class LeaseLine(msgspec.Struct, frozen=True, kw_only=True):
     leased: bool
 
 
-class StatsReply(msgspec.Struct, frozen=True, kw_only=True):
-    """A VM's figures, taken now. Of a dead VM only the bytes that its disks take on the host."""
+class StatsReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A VM's figures, taken now. Of a dead VM only the bytes that its disks take on the host.
+
+    guest: as its agent says; absent of a dead VM and where the agent did not say within 2 s.
+    """
 
     id: str
     name: str
     state: VMState
     stats: VMStats
+    guest: GuestFigures | None = None
+
+
+class SessionList(msgspec.Struct, frozen=True, kw_only=True):
+    sessions: tuple[GuestSession, ...]
 
 
 class AuditFinding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -54,7 +54,34 @@ class SetVM(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class ConnectVM(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """POST /v1/vms/{vm}/connect: what the connection is for is what touches the VM."""
 
-    purpose: str = "exec"  # exec | shell | cp
+    purpose: str = "exec"  # exec | shell | cp | session
+
+
+class StartSession(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/vms/{vm}/sessions. "" means: a name is made up, the agent's own folder and user."""
+
+    command: tuple[str, ...]
+    name: str = ""
+    env: dict[str, str] = {}
+    cwd: str = ""
+    user: str = ""
+    tags: dict[str, str] = {}
+    stdin: str = "closed"  # closed | pipe
+    terminal: bool = False
+    rows: int = 0
+    cols: int = 0
+
+
+class SignalSession(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/vms/{vm}/sessions/{session}/signal: to the command's process group."""
+
+    signal: str = "TERM"  # a name, with or without SIG, or a number from 1 to 64
+
+
+class StopSession(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/vms/{vm}/sessions/{session}/stop: TERM, and KILL after so many seconds."""
+
+    timeout_s: float = 10.0
 
 
 class StopDaemon(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,7 +11,8 @@ from enum import StrEnum
 import msgspec
 
 from banger.api import replies, requests
-from banger.model.records import Image, VMHealth
+from banger.model.guestview import VMPorts
+from banger.model.records import GuestSession, Image, VMHealth
 
 
 class Kind(StrEnum):
@@ -121,7 +122,8 @@ ROUTES: tuple[Route, ...] = (
         path="/v1/vms/{vm}/stats",
         kind=Kind.RESULT,
         reply=replies.StatsReply,
-        doc="The VM's figures, taken now and stored. Does not touch it.",
+        doc="The VM's figures, taken now and stored; with them the guest's own, which are not. "
+        "Does not touch it.",
     ),
     Route(
         name="vm.health",
@@ -131,6 +133,15 @@ ROUTES: tuple[Route, ...] = (
         reply=VMHealth,
         doc="What the guest's agent says, within 3 s. A dead VM is `healthy: false`; "
         "an agent that does not answer is an error.",
+    ),
+    Route(
+        name="vm.ports",
+        method="GET",
+        path="/v1/vms/{vm}/ports",
+        kind=Kind.RESULT,
+        reply=VMPorts,
+        doc="Who listens in the guest, by its own /proc, with a link where the host was answered in http(s). "
+        "Does not touch it; wrong_state when it does not run.",
     ),
     Route(
         name="vm.connect",
@@ -169,6 +180,59 @@ ROUTES: tuple[Route, ...] = (
             Query("follow", "boolean", "go on with what is appended, until the client leaves"),
             Query("tail", "integer", "only the last so many lines"),
         ),
+    ),
+    Route(
+        name="session.list",
+        method="GET",
+        path="/v1/vms/{vm}/sessions",
+        kind=Kind.RESULT,
+        reply=replies.SessionList,
+        doc="The sessions of a running VM, oldest first, as its agent knows them.",
+    ),
+    Route(
+        name="session.start",
+        method="POST",
+        path="/v1/vms/{vm}/sessions",
+        kind=Kind.RESULT,
+        request=requests.StartSession,
+        reply=GuestSession,
+        doc="Starts a long-lived command, and touches the VM. One that cannot be launched is kept, "
+        "and answered with status `failed`.",
+    ),
+    Route(
+        name="session.show",
+        method="GET",
+        path="/v1/vms/{vm}/sessions/{session}",
+        kind=Kind.RESULT,
+        reply=GuestSession,
+        doc="One session, by full id, exact name or unique id prefix.",
+    ),
+    Route(
+        name="session.signal",
+        method="POST",
+        path="/v1/vms/{vm}/sessions/{session}/signal",
+        kind=Kind.RESULT,
+        request=requests.SignalSession,
+        reply=GuestSession,
+        doc="Signals the command's process group; wrong_state when it has ended.",
+    ),
+    Route(
+        name="session.stop",
+        method="POST",
+        path="/v1/vms/{vm}/sessions/{session}/stop",
+        kind=Kind.RESULT,
+        request=requests.StopSession,
+        reply=GuestSession,
+        doc="Ends the command: TERM, then KILL. Answers once it has ended; one that had is no error.",
+    ),
+    Route(
+        name="session.remove",
+        method="DELETE",
+        path="/v1/vms/{vm}/sessions/{session}",
+        kind=Kind.RESULT,
+        reply=GuestSession,
+        doc="Removes a session and its logs, and answers what it was; in_use while it runs.",
+        query=(Query("force", "boolean", "kill it first"),),
     ),
     Route(
         name="host.audit",

@@ -15,7 +15,7 @@ from banger.model.sizes import format_size
 if TYPE_CHECKING:
     from banger.client import shapes
 
-STATE_COLOURS = {"running": "32", "error": "31", "starting": "33", "stopping": "33"}
+STATE_COLOURS = {"running": "32", "error": "31", "failed": "31", "starting": "33", "stopping": "33"}
 
 
 def is_terminal(descriptor: int) -> bool:

@@ -26,6 +26,7 @@ vm = LazyGroup(
         "stats": ("banger.cli.vm_vitals:stats", "What VMs use of the host."),
         "health": ("banger.cli.vm_vitals:health", "How a VM's guest is."),
         "ping": ("banger.cli.vm_vitals:ping", "The same in one word."),
+        "session": ("banger.cli.vm_session:session", "Long-lived commands that outlive the terminal."),
         "logs": ("banger.cli.vm_logs:logs", "The console's or the monitor's log."),
     },
     hidden=frozenset({"ps"}),

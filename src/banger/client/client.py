@@ -19,6 +19,7 @@ from banger.errors import BangerError, ErrorCode
 
 if TYPE_CHECKING:
     from banger.client import shapes
+    from banger.client.sessions import Sessions
 
 REQUEST_TIMEOUT_S = 60.0
 STREAM_TIMEOUT_S = 30.0
@@ -92,6 +93,10 @@ class Client:
         """A dead VM is not healthy; an agent that does not answer is GUEST_UNREACHABLE or TIMEOUT."""
         return self._get(f"/v1/vms/{quote(reference)}/health")  # type: ignore[return-value]
 
+    def ports_vm(self, reference: str) -> shapes.Ports:
+        """Who listens in the guest; touches nothing. WRONG_STATE when it does not run."""
+        return self._get(f"/v1/vms/{quote(reference)}/ports")  # type: ignore[return-value]
+
     def connect_vm(self, reference: str, *, purpose: str = "exec") -> shapes.Connect:
         """Where its agent is; touches the VM."""
         return self.request("POST", f"/v1/vms/{quote(reference)}/connect", {"purpose": purpose})  # type: ignore[return-value]
@@ -120,6 +125,12 @@ class Client:
             connection.close()
             raise
         return connection
+
+    def sessions(self, vm: str) -> Sessions:
+        """The long-lived commands of a running VM: list, start, attach, …"""
+        from banger.client.sessions import Sessions
+
+        return Sessions(self, vm)
 
     # VMs: operations
 

@@ -53,11 +53,50 @@ class Stats(TypedDict, total=False):
     metrics_raw: dict[str, Any]
 
 
-class VMStats(TypedDict):
+class GuestFigures(TypedDict, total=False):
+    uptime_s: int
+    load1: float
+    memory_total_kib: int
+    memory_available_kib: int
+    root_total_bytes: int
+    root_free_bytes: int
+    work_total_bytes: int
+    work_free_bytes: int
+
+
+class VMStatsRequired(TypedDict):
     id: str
     name: str
     state: str
     stats: Stats
+
+
+class VMStats(VMStatsRequired, total=False):
+    guest: GuestFigures
+
+
+class PortRequired(TypedDict):
+    protocol: str
+    address: str
+    port: int
+    uid: int
+
+
+class Port(PortRequired, total=False):
+    pid: int
+    process: str
+    endpoint: str
+    url: str
+
+
+class PortsRequired(TypedDict):
+    vm_id: str
+    name: str
+    ports: list[Port]
+
+
+class Ports(PortsRequired, total=False):
+    left_out: int
 
 
 class HealthRequired(TypedDict):
@@ -78,6 +117,47 @@ class Health(HealthRequired, total=False):
     root_free_bytes: int
     work_total_bytes: int
     work_free_bytes: int
+    running_sessions: int
+
+
+class SessionRequired(TypedDict):
+    id: str
+    vm_id: str
+    name: str
+    status: str
+
+
+class Session(SessionRequired, total=False):
+    backend: str
+    attach_backend: str
+    attach_mode: str
+    command: str
+    args: list[str]
+    cwd: str
+    user: str
+    env: dict[str, str]
+    stdin_mode: str
+    exit_code: int
+    exit_signal: int
+    guest_pid: int
+    guest_state_dir: str
+    stdout_log_path: str
+    stderr_log_path: str
+    stdout_bytes: int
+    stderr_bytes: int
+    readers: int
+    writer: bool
+    tags: dict[str, str]
+    last_error: str
+    attachable: bool
+    reattachable: bool
+    launch_stage: str
+    launch_message: str
+    launch_raw_log: str
+    created_at: str
+    started_at: str
+    updated_at: str
+    ended_at: str
 
 
 class FindingRequired(TypedDict):

@@ -18,6 +18,7 @@ from banger.daemon import (
     host_routes,
     operation_routes,
     server_routes,
+    session_routes,
     stream_routes,
     vm_routes,
 )
@@ -44,6 +45,7 @@ def handlers() -> dict[str, Handler]:
         **catalog_routes.HANDLERS,
         **host_routes.HANDLERS,
         **operation_routes.HANDLERS,
+        **session_routes.HANDLERS,
     }
 
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 AGENT_PORT = 1024
 """The guest agent's vsock port (ARCHITECTURE.md, "The agent's protocol")."""
 VMWork = Callable[[Progress], Awaitable[VMRecord]]
-PURPOSES = ("exec", "shell", "cp")
+PURPOSES = ("exec", "shell", "cp", "session")
 
 
 def _vm(request: web.Request) -> VMRecord:
@@ -132,12 +132,22 @@ async def change(request: web.Request) -> web.StreamResponse:
 
 async def stats(request: web.Request) -> web.StreamResponse:
     record = _vm(request)
-    taken = await daemon_of(request).services.vms.stats(record.id)
-    return answer(StatsReply(id=record.id, name=record.name, state=record.state, stats=taken))
+    vms = daemon_of(request).services.vms
+    taken = await vms.stats(record.id)
+    guest = await vms.figures(record.id)
+    return answer(
+        StatsReply(id=record.id, name=record.name, state=record.state, stats=taken, guest=guest)
+    )
 
 
 async def health(request: web.Request) -> web.StreamResponse:
     return answer(await daemon_of(request).services.vms.health(_vm(request).id))
+
+
+async def ports(request: web.Request) -> web.StreamResponse:
+    record = _vm(request)
+    require_running(record)
+    return answer(await daemon_of(request).services.vms.ports(record.id))
 
 
 def _on(request: web.Request, kind: str, *, record: VMRecord, work: VMWork) -> web.Response:
@@ -188,5 +198,6 @@ HANDLERS: dict[str, Handler] = {
     "vm.kill": kill,
     "vm.stats": stats,
     "vm.health": health,
+    "vm.ports": ports,
     "vm.connect": connect,
 }

@@ -39,6 +39,7 @@ class Health:
     root_free_bytes: int
     work_total_bytes: int
     work_free_bytes: int
+    running_sessions: int = 0
 
 
 def parse_health(payload: bytes) -> Health:
@@ -55,6 +56,7 @@ def parse_health(payload: bytes) -> Health:
         root_free_bytes=fields.number(wire.HEALTH_ROOT_FREE_BYTES),
         work_total_bytes=fields.number(wire.HEALTH_WORK_TOTAL_BYTES),
         work_free_bytes=fields.number(wire.HEALTH_WORK_FREE_BYTES),
+        running_sessions=fields.number(wire.HEALTH_RUNNING_SESSIONS),
     )
 
 

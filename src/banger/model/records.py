@@ -111,6 +111,7 @@ class VMHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     root_free_bytes: int | None = None
     work_total_bytes: int | None = None
     work_free_bytes: int | None = None
+    running_sessions: int | None = None
 
 
 class Workspace(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -142,6 +143,50 @@ class VMRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     runtime: VMRuntime = VMRuntime()
     stats: VMStats = VMStats()
     workspace: Workspace | None = None
+
+
+class GuestSession(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A long-lived command in a guest. Kept there, by the agent: nothing of it is in the host's store.
+
+    backend: who runs it; attach_backend: how its streams are reached. attach_mode: `terminal`, `pipe` (two
+    streams and stdin) or `output` (stdin is closed). exit_code: absent until known; 128 + n when signal n
+    ended it. reattachable: what was missed is replayed.
+    """
+
+    id: str  # 32 lower-case hex digits
+    vm_id: str
+    name: str
+    status: str  # starting, running, stopping, exited or failed
+    backend: str = ""
+    attach_backend: str = ""
+    attach_mode: str = ""
+    command: str = ""
+    args: tuple[str, ...] = ()
+    cwd: str = ""
+    user: str = ""
+    env: dict[str, str] = {}
+    stdin_mode: str = ""  # closed or pipe
+    exit_code: int | None = None
+    exit_signal: int | None = None
+    guest_pid: int | None = None
+    guest_state_dir: str = ""
+    stdout_log_path: str = ""  # in the guest
+    stderr_log_path: str = ""
+    stdout_bytes: int | None = None
+    stderr_bytes: int | None = None
+    readers: int | None = None  # attached now, the writer among them
+    writer: bool = False  # one of them may write
+    tags: dict[str, str] = {}
+    last_error: str = ""
+    attachable: bool = False
+    reattachable: bool = False
+    launch_stage: str = ""  # user, cwd, exec or running
+    launch_message: str = ""
+    launch_raw_log: str = ""
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    updated_at: datetime | None = None
+    ended_at: datetime | None = None
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -221,9 +221,10 @@ class VMService:
         await self._vitals.set_clock(vm_id)
 
     async def stop_if_stale(self, vm_id: str, *, after_s: float) -> bool:
-        """Stop it when it runs, was not touched for so long and has no open stream; True when stopped.
+        """Stop it when it runs, was not touched for so long, and neither a stream is open
+        nor a session runs; True when stopped.
 
-        A VM that is busy is in use. Open streams touch it: its time runs from when the last was seen.
+        A VM that is busy is in use. Streams and sessions touch it: its time runs from when the last was seen.
         """
         async with self._locks.hold_if_free(vm_id) as held:
             record = self._table.get(vm_id)
@@ -231,7 +232,7 @@ class VMService:
                 return False
             if (now() - record.last_touched_at).total_seconds() < after_s:
                 return False
-            if await self._vitals.connections(vm_id):
+            if await self._vitals.in_use(vm_id):
                 await self._table.touch(vm_id, now())
                 return False
             log.info("%s: not used for %.0f s, stopping it", record.name, after_s)

@@ -126,6 +126,18 @@ class Vitals:
         pids = [process.pid for process in self._services.cache.get(vm_id).processes]
         return sum([await asyncio.to_thread(connections, pid, VSOCK_SOCKET) for pid in pids])
 
+    async def in_use(self, vm_id: str) -> bool:
+        """Somebody is connected, or a session runs in the guest. One that does not answer runs none."""
+        if await self.connections(vm_id):
+            return True
+        record = self._record(vm_id)
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT_S):
+                return (await self._ask_health(record)).running_sessions > 0
+        except (TimeoutError, BangerError) as error:
+            log.info("%s: its agent does not say whether sessions run: %s", record.name, error)
+            return False
+
     async def _ask_health(self, record: VMRecord) -> Health:
         async with self._agent(record.runtime.vm_dir, HEALTH_TIMEOUT_S) as agent:
             return await agent.health()

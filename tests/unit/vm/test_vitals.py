@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -174,6 +175,19 @@ async def test_health_is_the_agents(bench: Bench) -> None:
     health = await bench.vitals.health(bench.id)
     assert (health.healthy, health.name, health.phase, health.load1) == (True, "web", "init", 0.5)
     assert bench.agent.asked == [(bench.record.runtime.vm_dir, 3.0)]
+
+
+async def test_a_running_session_is_use(bench: Bench) -> None:
+    bench.revive()
+    assert not await bench.vitals.in_use(bench.id)
+    bench.agent.answer = lambda: dataclasses.replace(HEALTH, running_sessions=1)
+    assert await bench.vitals.in_use(bench.id)
+
+    def gone() -> Health:
+        raise GuestUnreachable("it does not answer")
+
+    bench.agent.answer = gone
+    assert not await bench.vitals.in_use(bench.id), "a mute guest would run for ever"
 
 
 async def test_a_dead_vm_is_no_error(bench: Bench) -> None:
