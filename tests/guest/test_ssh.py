@@ -29,7 +29,7 @@ IN_HOME = 'mount --bind "$0" /etc/passwd && cd "$1" && shift && exec "$@"'
 
 @dataclass(frozen=True)
 class Home:
-    """A home that this process's user has in a mount namespace of its own: ssh goes by /etc/passwd, not HOME."""
+    """A home that root has in a mount namespace of its own: ssh goes by /etc/passwd, not by HOME."""
 
     folder: Path
     passwd: Path
@@ -249,12 +249,11 @@ def test_a_host_key_changed_behind_bangers_back_is_refused(home: Home, guest: st
 
 def test_no_ssh_server(home: Home, guest: str) -> None:
     """One that does not run, and none at all: said at once, with what needs no ssh."""
-    booted = lambda: (
-        home.banger.banger(  # noqa: E731
-            "vm", "exec", guest, "--", "systemctl", "is-system-running"
-        ).text.strip()
-        in ("running", "degraded")
-    )
+
+    def booted() -> bool:
+        said = home.banger.banger("vm", "exec", guest, "--", "systemctl", "is-system-running")
+        return said.text.strip() in ("running", "degraded")
+
     until(booted, timeout_s=120)
     in_guest(home.banger, guest, "systemctl stop ssh; mv /usr/sbin/sshd /usr/sbin/sshd.was")
     try:

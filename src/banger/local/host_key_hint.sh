@@ -6,7 +6,7 @@
 set -eu
 [ "$2" = HOSTNAME ] && [ -r "$1" ] || exit 0
 differs=
-while read -r names _ key _; do
+while read -r names _ key _ || [ -n "$names" ]; do
     case ",$names," in
     *",$3,"*)
         [ "$key" != "$4" ] || exit 0

@@ -129,20 +129,20 @@ def test_many_bytes_with_slow_readers_arrive_unchanged(agent: Agent) -> None:
 
 def test_a_service_that_ends_ends_the_connection_after_its_last_byte(agent: Agent) -> None:
     last = b"x" * 300_000
-    with service(lambda connection: connection.sendall(last)) as port:
-        with asked(agent, request(port)) as (connection, kind, _):
-            assert kind == wire.FRAME_OK
-            began = time.monotonic()
-            assert rest(connection) == last
-            assert time.monotonic() - began < 4, "it waited for the host to close"
+    serve = service(lambda connection: connection.sendall(last))
+    with serve as port, asked(agent, request(port)) as (connection, kind, _):
+        assert kind == wire.FRAME_OK
+        began = time.monotonic()
+        assert rest(connection) == last
+        assert time.monotonic() - began < 4, "it waited for the host to close"
 
 
 def test_a_host_that_goes_is_seen_by_the_service(agent: Agent) -> None:
     seen: list[bytes] = []
-    with service(lambda connection: seen.append(rest(connection))) as port:
-        with asked(agent, request(port)) as (connection, kind, _):
-            assert kind == wire.FRAME_OK
-            connection.sendall(b"and gone")
+    serve = service(lambda connection: seen.append(rest(connection)))
+    with serve as port, asked(agent, request(port)) as (connection, kind, _):
+        assert kind == wire.FRAME_OK
+        connection.sendall(b"and gone")
     assert seen == [b"and gone"]
 
 
