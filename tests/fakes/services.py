@@ -14,6 +14,7 @@ from banger.config.paths import Paths
 from banger.config.settings import Settings
 from banger.daemon.contracts import Services
 from banger.errors import BangerError, ErrorCode
+from banger.model.guestview import GuestFigures, GuestPort, VMPorts
 from banger.model.ids import VMId, new_vm_id
 from banger.model.names import generate_name, validate_name
 from banger.model.progress import Progress, ProgressEvent
@@ -160,6 +161,34 @@ class FakeVMs:
             raise BangerError(ErrorCode.TIMEOUT, "the guest's agent did not say how it is within 3 s")
         health = VMHealth(vm_id=vm_id, name=record.name, state=record.state, healthy=alive)
         return msgspec.structs.replace(health, phase="init", uptime_s=75) if alive else health
+
+    async def figures(self, vm_id: str) -> GuestFigures | None:
+        record = self.records[vm_id]
+        if record.state is not VMState.RUNNING or record.name in self.deaf:
+            return None
+        return GuestFigures(
+            uptime_s=75,
+            load1=0.25,
+            memory_total_kib=256 << 10,
+            memory_available_kib=192 << 10,
+            root_total_bytes=8 << 30,
+            root_free_bytes=6 << 30,
+        )
+
+    async def ports(self, vm_id: str) -> VMPorts:
+        record = self.records[vm_id]
+        local = GuestPort(protocol="udp", address="127.0.0.1", port=53, uid=101)
+        web = GuestPort(
+            protocol="tcp",
+            address="::",
+            port=8080,
+            uid=0,
+            pid=412,
+            process="ngi\x1b[31mnx",
+            endpoint=f"{record.name}.vm:8080",
+            url=f"http://{record.name}.vm:8080/",
+        )
+        return VMPorts(vm_id=vm_id, name=record.name, ports=(local, web), left_out=3)
 
     async def audit(self) -> Sequence[Finding]:
         return list(self.findings)

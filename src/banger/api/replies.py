@@ -30,6 +30,7 @@ FEATURES: tuple[str, ...] = (
     "lease",  # POST /v1/vms/{vm}/lease
     "logs",  # GET /v1/vms/{vm}/logs
     "operation-cancel",  # POST /v1/operations/{operation}/cancel
+    "ports",  # GET /v1/vms/{vm}/ports
     "sessions",  # /v1/vms/{vm}/sessions
     "ports",  # GET /v1/vms/{vm}/ports
     "stats",  # POST /v1/vms/{vm}/stats

@@ -27,6 +27,7 @@ vm = LazyGroup(
         "health": ("banger.cli.vm_vitals:health", "How a VM's guest is."),
         "ping": ("banger.cli.vm_vitals:ping", "The same in one word."),
         "session": ("banger.cli.vm_session:session", "Long-lived commands that outlive the terminal."),
+        "ports": ("banger.cli.vm_ports:ports", "Who listens in a VM's guest."),
         "logs": ("banger.cli.vm_logs:logs", "The console's or the monitor's log."),
     },
     hidden=frozenset({"ps"}),

@@ -16,7 +16,10 @@ from banger.model.references import resolve
 if TYPE_CHECKING:
     from banger.client import shapes
 
-COLUMNS = ("NAME", "STATE", "CPU", "MEM", "VIRTUAL", "OVERLAY", "DISK")
+COLUMNS = (
+    *("NAME", "STATE", "CPU", "MEM", "VIRTUAL", "OVERLAY", "DISK"),
+    *("LOAD", "GUEST MEM", "GUEST /", "GUEST /root"),
+)
 
 
 def amount(count: int | None) -> str:
@@ -42,13 +45,28 @@ def _row(taken: shapes.VMStats) -> list[str]:
         amount(stats.get("vsz_bytes")),
         amount(stats.get("system_overlay_bytes")),
         amount(stats.get("work_disk_bytes")),
+        *_guest_cells(taken.get("guest")),
     ]
+
+
+def _guest_cells(guest: shapes.GuestFigures | None) -> list[str]:
+    """What the guest itself uses; empty where it did not say."""
+    if guest is None:
+        return [""] * 4
+    memory = _used(guest.get("memory_available_kib"), guest.get("memory_total_kib"), unit=1024)
+    root = _used(guest.get("root_free_bytes"), guest.get("root_total_bytes"))
+    work = _used(guest.get("work_free_bytes"), guest.get("work_total_bytes"))
+    return [f"{guest['load1']:.2f}", memory, root, work]
+
+
+def _used(free: int | None, total: int | None, *, unit: int = 1) -> str:
+    return f"{amount((total - free) * unit)} of {amount(total * unit)}" if free is not None and total else ""
 
 
 @click.command(
     "stats",
-    help="What VMs use of the host, now: CPU (100% is one), memory and disk bytes of their monitors. "
-    "Without names: the running ones.",
+    help="What VMs use of the host, now: CPU (100% is one), memory and disk bytes of their monitors; "
+    "and load, memory and disks as the guest sees them. Without names: the running ones.",
 )
 @click.argument("vms", metavar="[VM...]", nargs=-1, shell_complete=complete_vm)
 @json_option

@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 
 from banger.api.requests import CreateVM, KillVM, SetVM
+from banger.model.guestview import GuestFigures, VMPorts
 from banger.model.progress import Progress
 from banger.model.records import Image, Kernel, VMHealth, VMRecord, VMStats
 from banger.vm.planner import Finding
@@ -41,6 +42,10 @@ class VMs(Protocol):
     async def stats(self, vm_id: str) -> VMStats: ...
 
     async def health(self, vm_id: str) -> VMHealth: ...
+
+    async def figures(self, vm_id: str) -> GuestFigures | None: ...
+
+    async def ports(self, vm_id: str) -> VMPorts: ...
 
     async def audit(self) -> Sequence[Finding]: ...
 

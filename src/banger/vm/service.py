@@ -19,6 +19,7 @@ import msgspec
 from banger.api.requests import CreateVM, KillVM, SetVM
 from banger.errors import BangerError, ErrorCode
 from banger.model.defaults import HostCapacity, resolve_spec, spec_line, validate_spec
+from banger.model.guestview import GuestFigures, VMPorts
 from banger.model.ids import new_vm_id
 from banger.model.names import generate_name, validate_name
 from banger.model.progress import Progress, ProgressEvent, no_progress
@@ -28,6 +29,7 @@ from banger.model.states import CLAIMS_LIFE, VMState
 from banger.network.addresses import lowest_free
 from banger.system.lockorder import OrderedLock, Rank
 from banger.vm.hostkeys import forget_host
+from banger.vm.guestview import GuestView
 from banger.vm.lifecycle import Lifecycle
 from banger.vm.live import LiveMachines
 from banger.vm.liveness import machine_alive
@@ -59,6 +61,7 @@ class VMService:
         self._lifecycle = Lifecycle(services, self._live, crash_point=crash_point)
         self._exits = ExitWatch(self._lifecycle)
         self._vitals = Vitals(services, locks=self._locks, live=self._live)
+        self._guest_view = GuestView(services)
         self._reconciler = Reconciler(
             services, lifecycle=self._lifecycle, live=self._live, crash_point=crash_point
         )
@@ -210,6 +213,14 @@ class VMService:
     async def health(self, vm_id: str) -> VMHealth:
         """Within 3 s; a dead VM is not healthy, an agent that fails is an error."""
         return await self._vitals.health(vm_id)
+
+    async def figures(self, vm_id: str) -> GuestFigures | None:
+        """The guest's own, within 2 s; None of a dead VM or a guest that does not say. Not stored."""
+        return await self._guest_view.figures(vm_id)
+
+    async def ports(self, vm_id: str) -> VMPorts:
+        """Who listens in the guest, with links; some seconds at most."""
+        return await self._guest_view.ports(vm_id)
 
     async def flush_metrics(self, vm_id: str) -> None:
         await self._vitals.flush_metrics(vm_id)

@@ -38,10 +38,14 @@ def auditing(tmp_path: Path, agent_program: Path, *findings: dict[str, str]) -> 
 
 def test_stats_health_and_ping(mixed: Instance) -> None:
     table = lines(mixed("vm", "stats").stdout)
-    assert table[0].split() == ["NAME", "STATE", "CPU", "MEM", "VIRTUAL", "OVERLAY", "DISK"]
-    assert [line.split() for line in table[1:]] == [
+    assert table[0].split("  ")[0] == "NAME"
+    assert table[0].split("DISK")[1].split() == ["LOAD", "GUEST", "MEM", "GUEST", "/", "GUEST", "/root"]
+    seen = [line.split() for line in table[1:]]
+    assert [words[:7] for words in seen] == [
         [name, "running", "12.5%", "64.0M", "1.0G", "-", "5.0M"] for name in ("on", "deaf")
     ]
+    assert " ".join(seen[0][7:]) == "0.25 64.0M of 256.0M 2.0G of 8.0G -"
+    assert seen[1][7:] == ["-"] * 4
     done = mixed("vm", "stats", "off", "none", "on", "off", status=1)
     assert [line.split()[:3] for line in lines(done.stdout)[1:]] == [
         ["off", "created", "-"],
@@ -50,6 +54,8 @@ def test_stats_health_and_ping(mixed: Instance) -> None:
     assert b"banger: no VM is called 'none'" in done.stderr
     (taken,) = json.loads(mixed("vm", "stats", "on", "--json").stdout)
     assert taken["stats"]["metrics_raw"] == {"net": {"rx": 1}}
+    assert taken["guest"]["memory_available_kib"] == 192 << 10
+    assert "guest" not in json.loads(mixed("vm", "stats", "deaf", "--json").stdout)[0]
 
     health = dict(line.split("  ", 1) for line in lines(mixed("vm", "health", "on").stdout))
     assert (health["healthy"].strip(), health["up"].strip()) == ("yes", "75 s")
@@ -61,6 +67,19 @@ def test_stats_health_and_ping(mixed: Instance) -> None:
         done = mixed("vm", command, "deaf", status=1)
         assert done.stdout == b""
         assert lines(done.stderr)[0] == "banger: the guest's agent did not say how it is within 3 s"
+
+
+def test_ports(mixed: Instance) -> None:
+    done = mixed("vm", "ports", "on")
+    assert [line.split() for line in lines(done.stdout)] == [
+        ["PROTO", "LISTENS", "ON", "PORT", "PROCESS", "PID", "ADDRESS", "LINK"],
+        ["udp", "127.0.0.1", "53", "-", "-", "-", "-"],
+        ["tcp", "::", "8080", r"ngi\x1b[31mnx", "412", "on.vm:8080", "http://on.vm:8080/"],
+    ]
+    assert lines(done.stderr) == ["3 more are not shown"]
+    said = json.loads(mixed("vm", "ports", "on", "--json").stdout)
+    assert (said["left_out"], said["ports"][1]["url"]) == (3, "http://on.vm:8080/")
+    assert b"is not running" in mixed("vm", "ports", "off", status=1).stderr
 
 
 def test_prune_deletes_what_does_not_run(mixed: Instance) -> None:
