@@ -212,6 +212,12 @@ def test_another_user(home: Home, guest: str) -> None:
     assert home.banger.ok("vm", "ssh", "--user", "dev", guest, "--", "whoami").text == "dev\n"
 
 
+def test_another_port(home: Home, guest: str) -> None:
+    """A second sshd: what ssh asks for is the guest's own port, and the host key is the same."""
+    in_guest(home.banger, guest, "/usr/sbin/sshd -p 2222")
+    assert home.ok("ssh", "-p", "2222", f"{guest}.vm", "echo $SSH_CONNECTION").text.split()[-1] == "2222"
+
+
 def test_other_host_keys_of_the_image_do_not_hide_bangers(banger: Instance, guest: str) -> None:
     in_guest(
         banger,

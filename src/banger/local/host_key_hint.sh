@@ -16,6 +16,6 @@ while read -r names _ key _ || [ -n "$names" ]; do
 done <"$1"
 [ -z "$differs" ] || cat >&2 <<END
 banger: the ssh host key of $3 is not the one that banger made for it, so ssh will refuse it
-  somebody changed it inside the guest; \`banger vm restart ${3%.vm}\` puts banger's back
+  changed inside the guest? \`banger vm restart ${3%.vm}\` puts banger's back; without ssh: \`banger vm shell ${3%.vm}\`
 END
 exit 0
