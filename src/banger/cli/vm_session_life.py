@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,14 +16,17 @@ from banger.cli.options import json_option
 from banger.cli.render import out, print_json
 from banger.cli.vm_life import complain
 from banger.cli.vm_session import sessions_argument, vm_of_session
-from banger.client import shapes
 from banger.client.client import Client
-from banger.client.sessions import Sessions
 from banger.errors import BangerError
 from banger.model.references import resolve
 from banger.model.sessions import MAX_STOP_TIMEOUT_S, STOP_TIMEOUT_S, signal_number
 
-Work = Callable[[Sessions, str], "shapes.Session"]
+if TYPE_CHECKING:
+    from banger.client import shapes
+    from banger.client.sessions import Sessions
+
+    Work = Callable[[Sessions, str], shapes.Session]
+
 AT_ONCE = 16
 """Requests under way at a time: each is a connection to the daemon and one into the guest."""
 

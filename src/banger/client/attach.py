@@ -194,6 +194,9 @@ class Attachment(Exchange):
         elif self._started and self._leaving is None:
             self._tell(last=False)
 
+    def _next_s(self) -> float:
+        return self._told_at + SEEN_EVERY_S - time.monotonic() if self._seen != self._told else 1.0
+
     def _woken(self, ready: dict[int, int]) -> None:
         if self._signals is not None and self._signals.fd in ready:
             self._signalled(self._signals.read())

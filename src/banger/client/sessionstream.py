@@ -83,6 +83,10 @@ class Exchange:
     def _prepare(self) -> None:
         """Before each wait."""
 
+    def _next_s(self) -> float:
+        """Seconds until there is something to do of its own accord."""
+        return 1.0
+
     def _woken(self, ready: dict[int, int]) -> None:
         """After each wait, before anything is read."""
 
@@ -160,7 +164,7 @@ class Exchange:
         poll = select.poll()
         for descriptor, events in wanted.items():
             poll.register(descriptor, events)
-        return dict(poll.poll(1000))
+        return dict(poll.poll(1000 * min(1.0, max(0.0, self._next_s()))))
 
     def _may_read_stdin(self, _descriptor: int) -> bool:
         return self._window > 0 and len(self._to_guest) < MAX_QUEUED

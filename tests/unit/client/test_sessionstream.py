@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import socket
 import termios
 import threading
@@ -23,6 +24,11 @@ from banger.guest.wire import Fields, Frame, FrameReader, encode_fields, encode_
 
 SESSION = "ab" * 16
 HELLO = encode_frame(wire.FRAME_HELLO, encode_fields([(1, 1), (2, "exec sessions"), (3, "1"), (4, "b")]))
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("banger.client.attach.SEEN_EVERY_S", 0.05)
 
 
 def out(data: bytes) -> bytes:
@@ -184,7 +190,7 @@ def test_ended_by_a_signal() -> None:
     assert attach(script)[0] == Outcome(137, False)
 
 
-def test_seen_is_told_at_once_where_it_is_much_and_after_a_second_where_it_is_little() -> None:
+def test_seen_is_told_at_once_where_it_is_much_and_after_a_while_where_it_is_little() -> None:
     def script(peer: Peer) -> None:
         peer.read()
         peer.say(started(), out(b"x" * 50_000), out(b"x" * 50_000))
@@ -227,6 +233,30 @@ def test_detach_keys_leave_a_terminal_session(typed: bytes) -> None:
         assert outcome == Outcome(0, True)
         assert shown == b"$ "
         assert termios.tcgetattr(terminal) == before
+    finally:
+        os.close(main)
+        os.close(terminal)
+
+
+def test_a_piped_session_is_typed_at_by_lines() -> None:
+    """Its end of file is ctrl-d; the keys leave it after that, too, and in the middle of a line."""
+    main, terminal = pty.openpty()
+
+    def script(peer: Peer) -> None:
+        peer.read()
+        peer.say(started(), out(b"?"))
+        assert peer.read().type == wire.FRAME_SESSION_SEEN
+        assert termios.tcgetattr(terminal)[3] & termios.ECHO
+        os.write(main, b"typp\x7fed\n")
+        assert peer.read() == Frame(wire.FRAME_STDIN, b"typed\n")
+        os.write(main, b"\x04")
+        assert peer.read() == Frame(wire.FRAME_STDIN, b"")
+        os.write(main, b"in vain\nhalf\x10\x11")
+        assert peer.read().type == wire.FRAME_SESSION_DETACH
+        peer.say(ok())
+
+    try:
+        assert attach(script, stdin=terminal, write=True)[0] == Outcome(0, True)
     finally:
         os.close(main)
         os.close(terminal)
@@ -409,6 +439,45 @@ def test_a_reader_of_ours_that_goes_is_a_detach() -> None:
             options = AttachOptions(SESSION, terminal=False, write=False)
             assert Attachment(connection, options, stdin=None, stdout=write).run() == Outcome(141, True)
     finally:
+        os.close(write)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_signals_to_one_who_only_reads_are_a_detach(number: signal.Signals) -> None:
+    def script(peer: Peer) -> None:
+        peer.read()
+        peer.say(started(writer=False), out(b"x"))
+        seen(peer.read())
+        os.kill(os.getpid(), number)
+        assert peer.read().type == wire.FRAME_SESSION_DETACH
+        peer.say(ok())
+
+    before = signal.getsignal(number)
+    assert attach(script)[0] == Outcome(128 + number, True)
+    assert signal.getsignal(number) == before
+
+
+def test_interrupts_are_the_commands_where_one_types_until_the_third() -> None:
+    read, write = os.pipe()
+
+    def script(peer: Peer) -> None:
+        peer.read()
+        peer.say(started())
+        for _ in range(2):
+            peer.say(out(b"x"))  # it is in its loop now
+            seen(peer.read(skip=(wire.FRAME_SIGNAL,)))
+            os.kill(os.getpid(), signal.SIGINT)
+            frame = peer.read()
+            assert frame.type == wire.FRAME_SIGNAL
+            assert Fields(frame.payload).number(wire.SIGNAL_NUMBER) == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)
+        assert peer.read().type == wire.FRAME_SESSION_DETACH
+        peer.say(ok())
+
+    try:
+        assert attach(script, stdin=read, write=True)[0] == Outcome(130, True)
+    finally:
+        os.close(read)
         os.close(write)
 
 
