@@ -117,6 +117,8 @@ static const struct {
 	{FRAME_SYNC, request_sync},     {FRAME_TIME, request_time},
 	{FRAME_PORTS, request_ports},
 	{FRAME_FORWARD, request_forward},
+	{FRAME_COPY_IN, request_copy_in},
+	{FRAME_COPY_OUT, request_copy_out},
 };
 
 static void dispatch(int fd, const struct frame *request)

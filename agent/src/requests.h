@@ -19,5 +19,7 @@ void request_exec(int fd, const struct frame *request);
 void request_shutdown(int fd, const struct frame *request);
 void request_ports(int fd, const struct frame *request);
 void request_forward(int fd, const struct frame *request);
+void request_copy_in(int fd, const struct frame *request);
+void request_copy_out(int fd, const struct frame *request);
 
 #endif

@@ -47,6 +47,11 @@ class Progress:
             self._last = message
             self._write(f"{self._label}{message}\n")
 
+    def live(self, text: str) -> None:
+        """On a terminal the live line, which the next one takes the place of; elsewhere nothing."""
+        if self._live and not state.quiet:
+            self._draw(self._label + text)
+
     def line(self, text: str, *, dim: bool = False, always: bool = False) -> None:
         """A line that stays."""
         if state.quiet and not always:

@@ -16,6 +16,7 @@ vm = LazyGroup(
         "exec": ("banger.cli.vm_exec:exec_command", "Run a command in a running VM."),
         "shell": ("banger.cli.vm_shell:shell", "A shell in a running VM."),
         "ssh": ("banger.cli.vm_ssh:ssh", "Log in with the system's ssh, key and host key known."),
+        "cp": ("banger.cli.vm_cp:cp", "Copy files between the host and a running VM."),
         "start": ("banger.cli.vm_life:start", "Boot VMs."),
         "stop": ("banger.cli.vm_life:stop", "Shut VMs down in order."),
         "restart": ("banger.cli.vm_life:restart", "Stop and start VMs."),
