@@ -28,7 +28,8 @@ class HostNetwork:
         self._pool = TapPool(settings.tap_pool_size, make=self._make_idle, delete=helper.delete_tap)
         self._bridge_ready = False
         self._preparing = OrderedLock(Rank.LEAF, "bridge")
-        self._used: set[str] = set()
+        self._used: dict[str, str] = {}
+        """Names that are taken, and by which VM; "" where a link's alias says it, or the pool has it."""
 
     async def prepare(self) -> None:
         """The bridge is there, up, with its address. Cheap once it is; raises when the name is another's."""
@@ -45,7 +46,7 @@ class HostNetwork:
     def seed(self, taps: Collection[str]) -> None:
         """At daemon start: the names of all taps that exist, whosever they are."""
         self._pool.seed(taps)
-        self._used.update(taps)
+        self._used.update(dict.fromkeys(taps, ""))
 
     def pool_taps(self) -> frozenset[str]:
         return self._pool.names()
@@ -59,7 +60,7 @@ class HostNetwork:
             while name in self._used:  # 15 bytes are all a link's name may have
                 number += 1
                 name = f"{TAP_PREFIX}{vm_id[: 7 - len(str(number))]}{number}"
-        self._used.add(name)
+        self._used[name] = vm_id
         return name
 
     async def make_tap(self, name: str, vm_id: str) -> None:
@@ -70,17 +71,29 @@ class HostNetwork:
             await self._helper.create_tap(name, bridge=self._settings.bridge_name, vm_id=vm_id)
 
     async def release_tap(self, name: str, vm_id: str) -> None:
-        """Back to the pool, or deleted. Idempotent; a name that is now another's is left alone."""
+        """Back to the pool, or deleted; so is what was chosen for the VM and never recorded (name may be "").
+
+        Idempotent; a name that is now another's is left alone.
+        """
+        chosen = {other for other, owner in self._used.items() if owner == vm_id}
+        for each in sorted({name, *chosen} - {""}):
+            await self._release(each, vm_id)
+
+    async def _release(self, name: str, vm_id: str) -> None:
         link = next((link for link in await self._helper.list_links() if link.name == name), None)
-        if link is None or link.vm_id != vm_id:
-            self._used.discard(name)
+        pooled = pool_index(name) is not None
+        unmarked = link is not None and pooled and not link.vm_id and self._used.get(name) == vm_id
+        if link is None or (link.vm_id != vm_id and not unmarked):
+            if self._used.get(name) in ("", vm_id):
+                del self._used[name]
             return
-        if pool_index(name) is not None and not link.carrier:
+        if pooled and not link.carrier:
             await self._helper.mark_tap(name, vm_id="")
             if self._pool.put_back(name):
+                self._used[name] = ""
                 return
         await self._helper.delete_tap(name)
-        self._used.discard(name)
+        self._used.pop(name, None)
 
     def warm(self) -> None:
         """Fill the pool up in the background, where the bridge is up."""

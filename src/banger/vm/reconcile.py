@@ -60,12 +60,7 @@ class Reconciler:
         findings = await self.audit(busy=lambda _vm_id: False)
         # a folder that no row explains may hold somebody's disks: `host audit --fix` alone removes it
         removable = [f for f in findings if f.fix and f.fix is not Fix.REMOVE_FOLDER]
-        await execute(
-            removable,
-            helper=services.helper,
-            vms_dir=services.paths.vms_dir,
-            crash_point=self._crash_point,
-        )
+        await self.fix(removable)
         for finding in findings:
             if finding not in removable:
                 log.warning("%s %s: %s", finding.kind, finding.name, finding.problem)
@@ -81,7 +76,13 @@ class Reconciler:
         return list(decided.findings)
 
     async def fix(self, findings: Sequence[Finding]) -> list[tuple[Finding, BaseException]]:
-        return await execute(findings, helper=self._services.helper, vms_dir=self._services.paths.vms_dir)
+        """Apply what can be; returns what failed."""
+        return await execute(
+            findings,
+            helper=self._services.helper,
+            vms_dir=self._services.paths.vms_dir,
+            crash_point=self._crash_point,
+        )
 
     async def _world(self, views: tuple[VMView, ...]) -> World:
         services = self._services

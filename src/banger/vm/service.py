@@ -11,8 +11,8 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 import msgspec
 
@@ -28,8 +28,9 @@ from banger.model.references import resolve
 from banger.model.states import CLAIMS_LIFE, VMState
 from banger.network.addresses import lowest_free
 from banger.system.lockorder import OrderedLock, Rank
-from banger.vm.hostkeys import forget_host
+from banger.vm.errors import StepFailed
 from banger.vm.guestview import GuestView
+from banger.vm.hostkeys import forget_host
 from banger.vm.lifecycle import Lifecycle
 from banger.vm.live import LiveMachines
 from banger.vm.liveness import machine_alive
@@ -39,7 +40,7 @@ from banger.vm.reconcile import Reconciler
 from banger.vm.services import Services
 from banger.vm.signals import parse_signal
 from banger.vm.start import remove_sockets
-from banger.vm.steps import CrashPoint, no_crash
+from banger.vm.steps import Act, CrashPoint, no_crash
 from banger.vm.subject import Subject
 from banger.vm.vitals import Vitals
 from banger.vm.watch import ExitWatch
@@ -175,9 +176,8 @@ class VMService:
             for capability in self._services.capabilities:
                 if changed != spec:
                     live = await capability.apply_change(subject, changed) and live
-            self._crash_point("set:save:before")
-            await subject.change(lambda record: msgspec.structs.replace(record, spec=changed))
-            self._crash_point("set:save:after")
+            with self._act(Act.SET_SAVE, subject.name):
+                await subject.change(lambda record: msgspec.structs.replace(record, spec=changed))
             if changed != spec and self._lifecycle.alive(subject):
                 progress(ProgressEvent(step="set", message=f"{subject.name}: applies at the next start"))
             return subject.record
@@ -257,11 +257,15 @@ class VMService:
     async def _remove(self, subject: Subject, progress: Progress) -> None:
         progress(ProgressEvent(step="delete", message=f"deleting {subject.name}"))
         await self._lifecycle.tear_down(subject, VMState.STOPPED, last_error=None, durable=False)
-        self._crash_point("delete:folder:before")
-        await asyncio.to_thread(remove_folder, subject.vm_dir)
-        self._crash_point("delete:row:before")
-        await self._table.delete(subject.id)
-        self._crash_point("delete:row:after")
+        try:
+            with self._act(Act.DELETE_FOLDER, subject.name):
+                await asyncio.to_thread(remove_folder, subject.vm_dir)
+            with self._act(Act.DELETE_ROW, subject.name):
+                await self._table.delete(subject.id)
+        except StepFailed as error:
+            if self._table.get(subject.id) is not None:  # its disks may be gone: not `stopped`
+                await subject.set_state(VMState.ERROR, last_error=error.brief)
+            raise
         await forget_host(self._services.paths, subject.id)
 
     async def _after_removal(self) -> None:
@@ -365,10 +369,27 @@ class VMService:
                     work_disk_path=f"{vm_dir}/work.ext4",
                 ),
             )
-            self._crash_point("create:reserve:before")
-            await self._table.insert(record)
-            self._crash_point("create:reserve:after")
+            try:
+                with self._act(Act.CREATE_RESERVE, name):
+                    await self._table.insert(record)
+            except BaseException:
+                # a write that was cancelled is done all the same
+                if self._table.get(vm_id) is not None:
+                    await finish(self._table.delete(vm_id), deadline_s=services.deadlines.cleanup_s)
+                raise
         return record
+
+    @contextmanager
+    def _act(self, act: Act, name: str) -> Iterator[None]:
+        """Between its two crash points; what the system refuses is named by it, like a step's failure."""
+        operation, part = act.split(":")
+        try:
+            self._crash_point(f"{act}:before")
+            yield
+            self._crash_point(f"{act}:after")
+        except OSError as error:
+            log_path = self._services.paths.daemon_log
+            raise StepFailed(f"{operation} {name}", part, cause=error, log_path=log_path) from error
 
 
 def remove_folder(vm_dir: str) -> None:

@@ -233,8 +233,7 @@ class Tap(BaseStep):
     async def undo(self, down: Teardown) -> None:
         subject = down.subject
         name = subject.handles.tap_device or subject.record.runtime.tap_device
-        if name:
-            await down.services.network.release_tap(name, subject.id)
+        await down.services.network.release_tap(name, subject.id)
         await subject.record_handles(tap_device="")
 
 

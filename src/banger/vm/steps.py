@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
 from banger.model.progress import Progress, ProgressEvent
@@ -21,8 +22,17 @@ StartT = TypeVar("StartT", contravariant=True)
 DownT = TypeVar("DownT", contravariant=True)
 
 CrashPoint = Callable[[str], None]
-"""Called with "do:<id>:before", "do:<id>:after", "undo:…": where a test kills the daemon,
-or raises what the step could."""
+"""Called with "do:<id>:before", "do:<id>:after", "undo:…", "<act>:…", "fix:<fix>:…": where a test kills
+the daemon, or raises what the step could."""
+
+
+class Act(StrEnum):
+    """What an operation changes outside the list of steps, as <operation>:<part>; crash points as well."""
+
+    CREATE_RESERVE = "create:reserve"
+    SET_SAVE = "set:save"
+    DELETE_FOLDER = "delete:folder"
+    DELETE_ROW = "delete:row"
 
 
 def no_crash(_point: str) -> None:

@@ -1,0 +1,169 @@
+"""VMService's own changes, outside the steps: what a failure or a cancellation in the middle leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from banger.api.requests import CreateVM
+from banger.config.paths import Paths, resolve_paths
+from banger.config.settings import Settings
+from banger.disk.strategies import RootDisks
+from banger.errors import ErrorCode
+from banger.helper.interface import Helper
+from banger.image.service import ImageService
+from banger.model.progress import Progress, no_progress
+from banger.model.records import Image, now
+from banger.model.states import VMState
+from banger.network.host import HostNetwork
+from banger.store.database import Database
+from banger.store.images import ImageTable
+from banger.store.vms import VMTable
+from banger.vm.errors import StepFailed
+from banger.vm.handles import HandleCache
+from banger.vm.service import VMService
+from banger.vm.services import Services
+from banger.vmm.protocol import Monitor
+
+pytestmark = pytest.mark.anyio
+
+IMAGE = Image(
+    id="ab" * 32,
+    name="debian",
+    rootfs_path="rootfs.ext4",
+    kernel_path="vmlinux",
+    created_at=now(),
+    updated_at=now(),
+)
+
+
+class Images:
+    async def resolve(self, _reference: str, _progress: Progress) -> Image:
+        return IMAGE
+
+
+class Disks:
+    async def check_space(self) -> None:
+        pass
+
+    def overlay_path(self, vm_dir: str) -> str:
+        return f"{vm_dir}/overlay.ext4"
+
+    def of(self, _record: object) -> Disks:
+        return self
+
+    async def detach(self, *_arguments: object, **_more: object) -> None:
+        pass
+
+
+class Network:
+    async def release_tap(self, _name: str, _vm_id: str) -> None:
+        pass
+
+    async def shutdown_if_unused(self) -> None:
+        pass
+
+
+class Failing:
+    """The crash point: does at one point what a test says."""
+
+    def __init__(self) -> None:
+        self.point = ""
+        self.cancels = False
+
+    def __call__(self, point: str) -> None:
+        if point != self.point:
+            return
+        self.point = ""
+        if not self.cancels:
+            raise OSError(16, os.strerror(16))
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+
+async def no_monitor(*_arguments: object) -> Monitor:
+    raise AssertionError("nothing is started here")
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    found = resolve_paths({"BANGER_HOME": str(tmp_path)})
+    os.makedirs(found.vms_dir, mode=0o700)
+    return found
+
+
+@pytest.fixture
+def failing() -> Failing:
+    return Failing()
+
+
+@pytest.fixture
+async def vms(anyio_backend: str, paths: Paths, failing: Failing) -> AsyncIterator[VMService]:
+    database = await Database.open(paths.database)
+    await ImageTable(database).put(IMAGE)
+    services = Services(
+        settings=Settings(),
+        paths=paths,
+        instance="0" * 16,
+        boot_id="boot",
+        table=VMTable(database),
+        cache=HandleCache("boot"),
+        helper=cast(Helper, None),
+        images=cast(ImageService, Images()),
+        network=cast(HostNetwork, Network()),
+        disks=cast(RootDisks, Disks()),
+        find_monitor=no_monitor,
+        find_monitor_of=no_monitor,
+        capabilities=(),
+    )
+    yield VMService(services, crash_point=failing)
+    await database.close()
+
+
+REQUEST = CreateVM(name="box", start=False)
+
+
+async def test_a_create_that_is_cancelled_as_its_row_is_written_leaves_none(
+    vms: VMService, failing: Failing
+) -> None:
+    failing.point, failing.cancels = "create:reserve:before", True
+    creating = asyncio.create_task(vms.create(REQUEST, no_progress))
+    with pytest.raises(asyncio.CancelledError):
+        await creating
+    assert list(vms.list()) == []
+    assert (await vms.create(REQUEST, no_progress)).name == "box"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_reservation_that_fails_is_named_and_leaves_no_row(
+    vms: VMService, failing: Failing, when: str
+) -> None:
+    failing.point = f"create:reserve:{when}"
+    with pytest.raises(StepFailed, match="create box: reserve: Device or resource busy") as caught:
+        await vms.create(REQUEST, no_progress)
+    assert caught.value.code is ErrorCode.HOST_UNSUITABLE
+    assert list(vms.list()) == []
+
+
+@pytest.mark.parametrize("point", ["delete:folder:before", "delete:folder:after", "delete:row:before"])
+async def test_a_deletion_that_fails_half_way_is_an_error_and_can_be_repeated(
+    vms: VMService, failing: Failing, point: str
+) -> None:
+    record = await vms.create(REQUEST, no_progress)
+    os.mkdir(record.runtime.vm_dir)
+    failing.point = point
+    part = point.split(":")[1]
+    with pytest.raises(StepFailed, match=f"delete box: {part}: Device or resource busy"):
+        await vms.delete(record.id, no_progress)
+    (left,) = vms.list()
+    assert left.state is VMState.ERROR
+    assert f"delete box: {part}" in left.runtime.last_error
+    await vms.delete(record.id, no_progress)
+    assert list(vms.list()) == []
+    assert not os.path.exists(record.runtime.vm_dir)
