@@ -75,7 +75,8 @@ class HostAgents:
         # relative, as a guest socket's path may be too long for a socket address
         folder = Path(record.runtime.vm_dir)
         for stale in folder.glob("v.sock*"):
-            stale.unlink()
+            if stale.is_socket():  # what sessions left stays, as on a guest's disk
+                stale.unlink()
         with (folder / "agent.log").open("wb") as log:
             self._running[record.id] = subprocess.Popen(
                 [self._program, "--serve-unix", "v.sock"],

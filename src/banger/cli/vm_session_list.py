@@ -85,6 +85,7 @@ def show(vm: str, reference: str, as_json: bool) -> None:
             ("exit code", number(session.get("exit_code"))),
             ("exit signal", number(session.get("exit_signal"))),
             ("command", command_line(session)),
+            ("left out", _left_out(session.get("left_out", 0))),
             ("folder", session.get("cwd", "")),
             ("user", session.get("user", "")),
             ("environment", shlex.join(f"{k}={v}" for k, v in session.get("env", {}).items())),
@@ -107,6 +108,10 @@ def show(vm: str, reference: str, as_json: bool) -> None:
         out("launch log")
         for line in safe_block(raw).splitlines():
             out(f"  {line}")
+
+
+def _left_out(count: int) -> str:
+    return f"{count} arguments and variables, too long to be shown" if count else ""
 
 
 def _attached(session: shapes.Session) -> str:

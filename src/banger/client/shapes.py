@@ -133,6 +133,7 @@ class Session(SessionRequired, total=False):
     attach_mode: str
     command: str
     args: list[str]
+    left_out: int
     cwd: str
     user: str
     env: dict[str, str]

@@ -101,7 +101,8 @@ async def start(request: web.Request) -> web.StreamResponse:
 
 async def show(request: web.Request) -> web.StreamResponse:
     agent, session = await _session(request)
-    return answer(await _with_log(agent, session))
+    # asked for alone: of a long command line a list has the beginning only
+    return answer(await _with_log(agent, await _as_it_is(agent, session)))
 
 
 async def signal(request: web.Request) -> web.StreamResponse:

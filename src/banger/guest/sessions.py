@@ -238,6 +238,7 @@ def parse_session(payload: bytes, *, vm_id: str) -> GuestSession:
         attach_mode="terminal" if terminal else "pipe" if stdin else "output",
         command=argv[0] if argv else "",
         args=tuple(argv[1:]),
+        left_out=fields.number(wire.SESSION_LEFT_OUT),
         cwd=last(wire.SESSION_CWD),
         user=last(wire.SESSION_USER),
         env=_pairs(repeated.get(wire.SESSION_ENV, [])),

@@ -162,6 +162,7 @@ class GuestSession(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     attach_mode: str = ""
     command: str = ""
     args: tuple[str, ...] = ()
+    left_out: int = 0  # so many arguments and variables more, where they are too long for a record
     cwd: str = ""
     user: str = ""
     env: dict[str, str] = {}
