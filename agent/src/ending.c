@@ -23,6 +23,7 @@
 #include "files.h"
 #include "hostcall.h"
 #include "mounts.h"
+#include "session.h"
 #include "shared.h"
 
 #define GRACE_MS 5000 /* for processes to end at TERM; the host's patience is twice that */
@@ -54,7 +55,15 @@ void ending_prepare(void)
 		say("cannot write %s: %s", EXITRD "/shutdown", strerror(errno));
 }
 
-/* Processes other than kernel threads, pid 1 and the agent's own ('@'). */
+/* A session's keeper has its command's end to write down. */
+static bool is_keeper(const char *pid)
+{
+	char path[300], name[32];
+	return format_text(path, sizeof path, "/proc/%s/comm", pid) && read_file(path, name, sizeof name) > 0 &&
+	       !strcmp(name, KEEPER_NAME "\n");
+}
+
+/* Processes other than kernel threads, pid 1 and the agent's own ('@') but keepers. */
 static bool others_left(void)
 {
 	DIR *proc = opendir("/proc");
@@ -66,7 +75,7 @@ static bool others_left(void)
 		if (!isdigit((unsigned char)entry->d_name[0]) || !strcmp(entry->d_name, "1"))
 			continue;
 		if (format_text(path, sizeof path, "/proc/%s/cmdline", entry->d_name) &&
-		    read_file(path, argument, sizeof argument) == 1 && argument[0] != '@')
+		    read_file(path, argument, sizeof argument) == 1 && (argument[0] != '@' || is_keeper(entry->d_name)))
 			found = true;
 	}
 	closedir(proc);

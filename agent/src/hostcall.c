@@ -13,7 +13,7 @@
 #include "base.h"
 #include "shared.h"
 
-#define FEATURES "health exec shutdown sync time detach ports forward copy"
+#define FEATURES "health exec shutdown sync time detach ports forward sessions copy"
 
 void put_hello(struct builder *builder)
 {

@@ -13,6 +13,7 @@
 
 #include "base.h"
 #include "hostcall.h"
+#include "session.h"
 #include "shared.h"
 
 #define REQUEST_MS 30000 /* for the whole request to arrive */
@@ -75,6 +76,8 @@ static void request_health(int fd, const struct frame *request)
 		if (stat("/", &root) == 0 && stat("/root", &work) == 0 && root.st_dev != work.st_dev)
 			put_disk(&builder, "/root", HEALTH_WORK_TOTAL_BYTES, HEALTH_WORK_FREE_BYTES);
 	}
+	if (phase >= PHASE_HANDOFF)
+		put_number(&builder, HEALTH_RUNNING_SESSIONS, sessions_running());
 	reply_ok(fd, &builder);
 }
 
@@ -116,6 +119,14 @@ static const struct {
 	{FRAME_HEALTH, request_health}, {FRAME_EXEC, request_exec}, {FRAME_SHUTDOWN, request_shutdown},
 	{FRAME_SYNC, request_sync},     {FRAME_TIME, request_time},
 	{FRAME_PORTS, request_ports},
+	{FRAME_SESSION_START, request_session_start},
+	{FRAME_SESSION_LIST, request_session_list},
+	{FRAME_SESSION_ATTACH, request_session_attach},
+	{FRAME_SESSION_SIGNAL, request_session_signal},
+	{FRAME_SESSION_STOP, request_session_stop},
+	{FRAME_SESSION_LOGS, request_session_logs},
+	{FRAME_SESSION_REMOVE, request_session_remove},
+	{FRAME_SESSION_SEND, request_session_send},
 	{FRAME_FORWARD, request_forward},
 	{FRAME_COPY_IN, request_copy_in},
 	{FRAME_COPY_OUT, request_copy_out},

@@ -17,6 +17,14 @@ void reply_ok(int fd, const struct builder *builder);
  * one more name among HELLO's features. */
 void request_exec(int fd, const struct frame *request);
 void request_shutdown(int fd, const struct frame *request);
+void request_session_start(int fd, const struct frame *request);
+void request_session_list(int fd, const struct frame *request);
+void request_session_attach(int fd, const struct frame *request);
+void request_session_signal(int fd, const struct frame *request);
+void request_session_stop(int fd, const struct frame *request);
+void request_session_logs(int fd, const struct frame *request);
+void request_session_remove(int fd, const struct frame *request);
+void request_session_send(int fd, const struct frame *request);
 void request_ports(int fd, const struct frame *request);
 void request_forward(int fd, const struct frame *request);
 void request_copy_in(int fd, const struct frame *request);

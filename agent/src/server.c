@@ -191,6 +191,7 @@ void server_run_unix(const char *path, const char *ready)
 	format_text(shared->init, sizeof shared->init, "none");
 	phase_reach(PHASE_INIT);
 	if (!format_text(address.sun_path, sizeof address.sun_path, "%s", path) ||
+	    !format_text(shared->state, sizeof shared->state, "%s.state", path) ||
 	    !format_text(shared->ready_path, sizeof shared->ready_path, "%s", ready ? ready : "")) {
 		say("a socket's path is too long");
 		_exit(2);

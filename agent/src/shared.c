@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -58,6 +59,12 @@ bool phase_wait(enum phase phase, int64_t deadline)
 		struct timespec timeout = {.tv_sec = left / 1000, .tv_nsec = (long)(left % 1000) * 1000000};
 		syscall(SYS_futex, &shared->phase, FUTEX_WAIT, seen, &timeout, NULL, 0);
 	}
+}
+
+bool systemd_is_ending(void)
+{
+	char name[32];
+	return read_file("/proc/1/comm", name, sizeof name) > 0 && !strncmp(name, "systemd-shutdow", 15);
 }
 
 pid_t agent_fork(void)

@@ -23,6 +23,7 @@ struct shared {
 	bool agent_is_init;           /* likewise */
 	bool on_host;                 /* --serve-unix: an ordinary process that must leave its machine alone */
 	char ready_path[108];         /* on_host: the Unix socket that stands for the host's port 1025; may be empty */
+	char state[128];              /* on_host: the folder that stands for /var/lib/banger */
 };
 
 extern struct shared *shared;
@@ -35,6 +36,9 @@ const char *phase_name(enum phase phase);
 
 /* True once the phase is reached; false at the deadline. */
 bool phase_wait(enum phase phase, int64_t deadline);
+
+/* Systemd is pid 1 and past its services: what still runs is about to be ended. */
+bool systemd_is_ending(void);
 
 /* Fork. Until the root is in place parent and child share root and working directory (CLONE_FS), so that
  * pid 1's change of root is everybody's; whoever goes his own way calls unshare(CLONE_FS). */

@@ -22,6 +22,7 @@
 
 #include "base.h"
 #include "relay.h"
+#include "shared.h"
 
 static void close_fd(int *fd)
 {
@@ -150,13 +151,10 @@ static void look_for_end(struct stream *stream)
  * 90 seconds. When pid 1 is at its very end, the command gets the hangup that a terminal's end would be. */
 static void look_at_pid1(struct stream *stream)
 {
-	char name[32];
-	if (stream->hangup_deadline || stream->ended || read_file("/proc/1/comm", name, sizeof name) <= 0)
+	if (stream->hangup_deadline || stream->ended || !systemd_is_ending())
 		return;
-	if (!strncmp(name, "systemd-shutdow", 15)) {
-		kill(-stream->pid, SIGHUP);
-		stream->hangup_deadline = now_ms() + HANGUP_MS;
-	}
+	kill(-stream->pid, SIGHUP);
+	stream->hangup_deadline = now_ms() + HANGUP_MS;
 }
 
 /* True when all there is to send is in the buffer. */

@@ -1,0 +1,375 @@
+/* The folders of sessions, their records, and the way to their keepers.
+ *
+ * Files hold fields as the wire has them. `session` is written once, `status` and `seen` are replaced by
+ * rename. A status that is not final, of a session whose keeper does not live, is what a crash left.
+ */
+#include "session.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base.h"
+#include "mounts.h"
+#include "shared.h"
+
+#define MAX_FILE (WIRE_MAX_EXEC_PAYLOAD + WIRE_MAX_PAYLOAD)
+#define ANSWER_MS 2000
+#define LAUNCH_MS 30000
+
+const char *const session_logs[SESSION_LOGS] = {"stdout.log", "stderr.log"};
+
+bool session_id_valid(const char *id)
+{
+	return strlen(id) == SESSION_ID_LENGTH && strspn(id, "0123456789abcdef") == SESSION_ID_LENGTH;
+}
+
+static const char *state_folder(void)
+{
+	return shared->on_host ? shared->state : "/var/lib/banger";
+}
+
+int sessions_folder(bool create)
+{
+	char path[160];
+	if (!format_text(path, sizeof path, "%s/sessions", state_folder())) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	if (create && access(path, F_OK) < 0) {
+		make_folders(state_folder());
+		if (mkdir(path, 0700) < 0 && errno != EEXIST)
+			return -1;
+	}
+	return open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+}
+
+int session_folder(int sessions, const char *id)
+{
+	return openat(sessions, id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+}
+
+static bool write_all(int fd, const uint8_t *bytes, size_t length)
+{
+	while (length) {
+		ssize_t written = write(fd, bytes, length);
+		if (written < 0 && errno != EINTR)
+			return false;
+		if (written > 0) {
+			bytes += written;
+			length -= (size_t)written;
+		}
+	}
+	return true;
+}
+
+bool session_write(int folder, const char *name, const void *bytes, size_t length)
+{
+	char made[64];
+	format_text(made, sizeof made, ".%s.%d", name, (int)getpid());
+	int fd = openat(folder, made, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return false;
+	bool done = write_all(fd, bytes, length);
+	int why = errno;
+	close(fd);
+	if (done && renameat(folder, made, folder, name) == 0)
+		return true;
+	if (done)
+		why = errno;
+	unlinkat(folder, made, 0);
+	errno = why;
+	return false;
+}
+
+bool session_read(int folder, const char *name, struct frame *frame)
+{
+	struct stat status;
+	*frame = (struct frame){0};
+	int fd = openat(folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	bool done = fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && status.st_size <= MAX_FILE;
+	if (done && status.st_size > 0) {
+		frame->payload = malloc((size_t)status.st_size);
+		done = frame->payload != NULL;
+		while (done && frame->length < (uint32_t)status.st_size) {
+			ssize_t got = read(fd, frame->payload + frame->length, (size_t)status.st_size - frame->length);
+			if (got <= 0)
+				break;
+			frame->length += (uint32_t)got;
+		}
+	}
+	close(fd);
+	return done;
+}
+
+static bool find(const struct frame *frame, uint8_t tag, struct field *field)
+{
+	struct fields fields = fields_of(frame);
+	while (fields_next(&fields, field) > 0)
+		if (field->tag == tag)
+			return true;
+	return false;
+}
+
+bool session_number(const struct frame *frame, uint8_t tag, uint64_t *number)
+{
+	struct field field;
+	return find(frame, tag, &field) && field_number(&field, number);
+}
+
+bool session_text(const struct frame *frame, uint8_t tag, char *buffer, size_t size)
+{
+	struct field field;
+	return find(frame, tag, &field) && field_text(&field, buffer, size);
+}
+
+void sessions_each(int sessions, bool (*take)(int sessions, const char *id, void *context), void *context)
+{
+	int again = openat(sessions, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *entries = again < 0 ? NULL : fdopendir(again);
+	int count = 0;
+	if (!entries)
+		return;
+	for (struct dirent *entry; count < WIRE_MAX_SESSIONS && (entry = readdir(entries));) {
+		if (!session_id_valid(entry->d_name))
+			continue;
+		count++;
+		if (!take(sessions, entry->d_name, context))
+			break;
+	}
+	closedir(entries);
+}
+
+/* The keeper's name is no file: it goes with the process, whatever ends that. Who may be at the other end is
+ * checked on both sides. */
+static socklen_t keeper_address(struct sockaddr_un *address, const char *id)
+{
+	*address = (struct sockaddr_un){.sun_family = AF_UNIX};
+	int length = snprintf(address->sun_path + 1, sizeof address->sun_path - 1, KEEPER_NAME "/%s", id);
+	return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length);
+}
+
+int keeper_listen(const char *id)
+{
+	struct sockaddr_un address;
+	socklen_t length = keeper_address(&address, id);
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd >= 0 && bind(fd, (struct sockaddr *)&address, length) == 0 && listen(fd, 64) == 0)
+		return fd;
+	int why = errno;
+	if (fd >= 0)
+		close(fd);
+	errno = why;
+	return -1;
+}
+
+int keeper_connect(const char *id)
+{
+	struct sockaddr_un address;
+	struct ucred peer;
+	socklen_t length = keeper_address(&address, id), size = sizeof peer;
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return -2;
+	if (connect(fd, (struct sockaddr *)&address, length) == 0 &&
+	    getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == geteuid())
+		return fd;
+	int why = errno;
+	close(fd);
+	return why == EAGAIN ? -2 : -1;
+}
+
+bool keeper_send(int keeper, const struct message *message, size_t length, int64_t deadline)
+{
+	for (;;) {
+		struct pollfd poller = {.fd = keeper, .events = POLLOUT};
+		if (send(keeper, message, MESSAGE_HEAD + length, MSG_NOSIGNAL) >= 0)
+			return true;
+		if (errno == EINTR)
+			continue;
+		if (errno != EAGAIN || until_ms(deadline) == 0)
+			return false;
+		poll(&poller, 1, until_ms(deadline));
+	}
+}
+
+ssize_t keeper_receive(int keeper, struct message *message, int64_t deadline)
+{
+	for (;;) {
+		struct pollfd poller = {.fd = keeper, .events = POLLIN};
+		ssize_t got = recv(keeper, message, sizeof *message, 0);
+		if (got >= (ssize_t)MESSAGE_HEAD)
+			return got;
+		if (got >= 0 || (errno != EAGAIN && errno != EINTR))
+			return 0;
+		if (errno == EAGAIN && until_ms(deadline) == 0)
+			return -1;
+		if (errno == EAGAIN)
+			poll(&poller, 1, until_ms(deadline));
+	}
+}
+
+static void put(struct record *record, uint8_t tag, const void *bytes, size_t length)
+{
+	if (length > sizeof record->bytes - WIRE_FIELD_HEADER_BYTES ||
+	    record->length > sizeof record->bytes - WIRE_FIELD_HEADER_BYTES - length)
+		return;
+	record->bytes[record->length] = tag;
+	for (int i = 0; i < 4; i++)
+		record->bytes[record->length + 1 + (size_t)i] = (uint8_t)(length >> (8 * i));
+	if (length)
+		memcpy(record->bytes + record->length + WIRE_FIELD_HEADER_BYTES, bytes, length);
+	record->length += WIRE_FIELD_HEADER_BYTES + length;
+}
+
+static void put_u64(struct record *record, uint8_t tag, uint64_t number)
+{
+	uint8_t bytes[8];
+	for (int i = 0; i < 8; i++)
+		bytes[i] = (uint8_t)(number >> (8 * i));
+	put(record, tag, bytes, sizeof bytes);
+}
+
+/* What was asked for. The rest of the record always fits behind it. */
+static void put_asked(struct record *record, const struct frame *session, size_t most)
+{
+	struct fields fields = fields_of(session);
+	struct field field;
+	uint64_t left_out = 0;
+	while (fields_next(&fields, &field) > 0) {
+		bool command = field.tag == SESSION_ARGUMENT || field.tag == SESSION_ENV;
+		if (field.tag == SESSION_ID)
+			continue;
+		if (command && (left_out || field.length + WIRE_FIELD_HEADER_BYTES > most))
+			left_out++;
+		else
+			put(record, field.tag, field.bytes, field.length);
+		if (command && !left_out)
+			most -= field.length + WIRE_FIELD_HEADER_BYTES;
+	}
+	if (left_out)
+		put_u64(record, SESSION_LEFT_OUT, left_out);
+}
+
+/* The keeper's own word. False: there is no keeper (any more). */
+static bool ask_keeper(struct record *record, const char *id)
+{
+	static struct message message;
+	int64_t deadline = now_ms() + ANSWER_MS;
+	int keeper = keeper_connect(id);
+	if (keeper == -1)
+		return false;
+	message.operation = OPERATION_RECORD;
+	ssize_t got = -1;
+	if (keeper >= 0 && keeper_send(keeper, &message, 0, deadline)) {
+		/* One that is launching answers when that is done. */
+		got = keeper_receive(keeper, &message, now_ms() + LAUNCH_MS);
+	}
+	if (keeper >= 0)
+		close(keeper);
+	if (got == 0)
+		return false;
+	size_t length = got < 0 ? 0 : (size_t)got - MESSAGE_HEAD;
+	if (length && length <= sizeof record->bytes - record->length) {
+		memcpy(record->bytes + record->length, message.bytes, length);
+		record->length += length;
+	} else {
+		const char *silent = "its keeper does not answer";
+		put(record, SESSION_STATUS, "running", 7);
+		put(record, SESSION_LAST_ERROR, silent, strlen(silent));
+	}
+	return true;
+}
+
+static const char *what_became(const struct frame *session)
+{
+	char then[64] = "", now[64] = "";
+	if (read_file("/proc/sys/kernel/random/boot_id", now, sizeof now) > 0)
+		now[strcspn(now, "\n")] = 0;
+	session_text(session, SESSION_BOOT_ID, then, sizeof then);
+	return strcmp(then, now) ? "the VM ended while the session ran" : "the session's keeper was killed";
+}
+
+/* The status as it was written last. */
+static void put_status(struct record *record, int folder, const struct frame *session)
+{
+	struct frame status;
+	struct fields fields;
+	struct field field;
+	char word[16] = "";
+	session_read(folder, "status", &status);
+	session_text(&status, SESSION_STATUS, word, sizeof word);
+	bool final = !strcmp(word, "exited") || !strcmp(word, "failed");
+	fields = fields_of(&status);
+	while (fields_next(&fields, &field) > 0) {
+		/* What a keeper last wrote while it lived is not true any more. */
+		bool stale = field.tag == SESSION_STATUS || field.tag == SESSION_LAST_ERROR;
+		if (final || !stale)
+			put(record, field.tag, field.bytes, field.length);
+	}
+	if (!final) {
+		const char *why = what_became(session);
+		put(record, SESSION_STATUS, "failed", 6);
+		put(record, SESSION_LAST_ERROR, why, strlen(why));
+	}
+	frame_free(&status);
+}
+
+bool session_record(struct record *record, int sessions, const char *id, size_t most)
+{
+	struct frame session;
+	struct stat status;
+	char path[256];
+	static const uint8_t sizes[SESSION_LOGS] = {SESSION_STDOUT_BYTES, SESSION_STDERR_BYTES};
+	int folder = session_folder(sessions, id);
+	record->length = 0;
+	if (folder < 0)
+		return false;
+	put(record, SESSION_ID, id, SESSION_ID_LENGTH);
+	session_read(folder, "session", &session);
+	put_asked(record, &session, most);
+	size_t start = record->length;
+	if (!ask_keeper(record, id))
+		put_status(record, folder, &session);
+	record->status = (struct frame){.payload = record->bytes + start, .length = (uint32_t)(record->length - start)};
+	if (format_text(path, sizeof path, "%s/sessions/%s", state_folder(), id))
+		put(record, SESSION_STATE_DIR, path, strlen(path));
+	for (int i = 0; i < SESSION_LOGS; i++)
+		if (fstatat(folder, session_logs[i], &status, AT_SYMLINK_NOFOLLOW) == 0)
+			put_u64(record, sizes[i], (uint64_t)status.st_size);
+	frame_free(&session);
+	close(folder);
+	return true;
+}
+
+static bool count_running(int sessions, const char *id, void *context)
+{
+	(void)sessions;
+	int keeper = keeper_connect(id);
+	if (keeper >= 0)
+		close(keeper);
+	if (keeper != -1)
+		++*(uint64_t *)context;
+	return true;
+}
+
+uint64_t sessions_running(void)
+{
+	uint64_t count = 0;
+	int sessions = sessions_folder(false);
+	if (sessions >= 0) {
+		sessions_each(sessions, count_running, &count);
+		close(sessions);
+	}
+	return count;
+}
