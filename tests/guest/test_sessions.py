@@ -7,6 +7,8 @@ import os
 import pty
 import select
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -145,6 +147,33 @@ def test_a_terminal_session_is_left_and_found_again(banger: Instance, guest: str
         assert terminal.end() == 5
     assert show(banger, guest, "shell")["exit_code"] == 5
     banger.ok("vm", "session", "rm", guest, "shell")
+
+
+def test_through_the_daemon_a_killed_one_is_replaced_and_no_line_is_lost(
+    banger: Instance, guest: str
+) -> None:
+    """For a caller that may not open the guest's socket the daemon carries the bytes."""
+    script = (
+        "import sys, banger.client.guest as g\n"
+        "def refuse(*_): raise PermissionError(13, 'no')\n"
+        "g._handshake = refuse\n"
+        "from banger.cli.main import run\n"
+        "sys.exit(run(sys.argv[1:]))\n"
+    )
+    banger.ok("vm", "session", "start", guest, "--name", "carried", "--", "sh", "-c", TICKS)
+    words = banger.argv(sys.executable, "-c", script, "vm", "session", "attach", guest, "carried")
+    with subprocess.Popen(
+        words, env=banger.environment, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
+    ) as child:
+        assert child.stdout is not None
+        lines = [child.stdout.readline() for _ in range(2)]
+        os.kill(banger.daemon_pid(), signal.SIGKILL)
+        lines += [child.stdout.readline() for _ in range(4)]
+        child.terminate()
+        lines += child.stdout.read().splitlines()
+        assert child.wait(30) == 128 + signal.SIGTERM
+    assert [line.decode().strip() for line in lines] == numbered(len(lines))
+    banger.ok("vm", "session", "rm", "-f", guest, "carried")
 
 
 def test_a_vm_that_is_killed_says_so_of_its_sessions(banger: Instance, guest: str) -> None:

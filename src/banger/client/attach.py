@@ -266,9 +266,7 @@ class Attachment(Exchange):
             if number == signal.SIGWINCH:
                 self._resize()
             elif number == signal.SIGCONT:
-                if self._mode is not None:
-                    self._mode.enter()
-                self._resize()
+                self._continued()
             elif number in COMMAND_SIGNALS and self._writer and self._impatience < IMPATIENT - 1:
                 self._impatience += number == signal.SIGINT
                 self._send(wire.encode_signal(number))
@@ -276,6 +274,14 @@ class Attachment(Exchange):
                 pass
             else:
                 self._leave(SIGNAL_BASE + number)
+
+    def _continued(self) -> None:
+        """In front again, or for the first time."""
+        if self._mode is not None:
+            self._mode.enter()
+        elif self._started and self._from_terminal:
+            self._set_terminal()
+        self._resize()
 
     def _resize(self) -> None:
         if self._writer and self._options.terminal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -10,8 +11,10 @@ import random
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -75,6 +78,17 @@ class Screen:
 
     def type(self, keys: bytes) -> None:
         os.write(self.master, keys)
+
+    def resize(self, rows: int, columns: int) -> None:
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def until_answer(self, question: bytes, answer: bytes) -> None:
+        """Asked again until it is so: a signal is on its way."""
+        deadline = time.monotonic() + 30
+        while answer not in self.shown:
+            self.type(question)
+            self.read(0.3)
+            assert time.monotonic() < deadline, (answer, self.shown)
 
     def end(self, timeout_s: float = 30) -> int:
         deadline = time.monotonic() + timeout_s
@@ -290,6 +304,8 @@ def test_a_terminal_session_is_typed_at_left_and_found_again(banger: Instance, v
     with screen(banger, "vm", "session", "attach", vm, "shell") as terminal:
         terminal.type(b"\recho [$X] $(stty size)\r")
         terminal.until(b"still-here] 24 80")
+        terminal.resize(40, 100)
+        terminal.until_answer(b"stty size\r", b"40 100")
         with screen(banger, "vm", "session", "attach", "--from-start", vm, "shell") as second:
             second.until(b"another one writes to shell: this attachment only reads")
             second.until(b"42\r\n")
