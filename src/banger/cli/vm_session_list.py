@@ -95,7 +95,7 @@ def show(vm: str, reference: str, as_json: bool) -> None:
             ("pid", number(session.get("guest_pid"))),
             ("launch", session.get("launch_stage", "")),
             ("launch message", session.get("launch_message", "")),
-            ("last error", session.get("last_error", "")),
+            ("last error", _last_error(session)),
             ("kept in", session.get("guest_state_dir", "")),
             ("said", _said(session)),
             ("created", moment(session.get("created_at", ""))),
@@ -112,6 +112,11 @@ def show(vm: str, reference: str, as_json: bool) -> None:
 
 def _left_out(count: int) -> str:
     return f"{count} arguments and variables, too long to be shown" if count else ""
+
+
+def _last_error(session: shapes.Session) -> str:
+    error = session.get("last_error", "")
+    return error if error != session.get("launch_message") else ""
 
 
 def _attached(session: shapes.Session) -> str:

@@ -228,7 +228,11 @@ class Attachment(Exchange):
             self._status = self._leaving
         elif self._started and self._reconnect is not None:
             self._connection.close()
-            connection = self._reconnect()
+            try:
+                connection = self._reconnect()
+            except BangerError as failure:
+                super()._lost(failure)
+                return
             self._again, self._reconnect = self._reconnect, None
             self._connection, self._frames = connection.socket, wire.FrameReader()
             self._to_guest.clear()
