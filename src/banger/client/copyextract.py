@@ -277,7 +277,8 @@ class Extraction:
     def _place(self, path: bytes) -> tuple[int, bytes, bool]:
         """Folder, name in it, and whether the folder is one that nobody sees yet."""
         folder, _, name = path.rpartition(b"/")
-        if folder == self._folder and self._levels and name not in _NO_NAMES:
+        below = folder or path[:1] != b"/"
+        if folder == self._folder and self._levels and below and name not in _NO_NAMES:
             level = self._levels[-1]
             return level.fd, name, level.fresh
         parts = _parts(path)

@@ -50,8 +50,10 @@ class CopyStream:
     def __enter__(self) -> CopyStream:
         return self
 
-    def __exit__(self, *_exc: object) -> None:
+    def __exit__(self, _kind: object, failure: BaseException | None, _trace: object) -> None:
         self._socket.close()
+        if isinstance(failure, wire.WireError):
+            raise GuestUnreachable("the guest's agent speaks nonsense", details=str(failure)) from failure
 
     def begin(self, request: int, path: bytes, *, name: bytes = b"", flags: int = 0) -> int:
         """Send the request; the mode of what is copied out. Errors are the agent's own, by their path."""
