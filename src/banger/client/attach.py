@@ -19,7 +19,14 @@ from banger.client.guest import IMPATIENT, SIGNAL_BASE, AgentConnection
 from banger.client.keys import DetachFilter, KeyTerminal
 from banger.client.sessionstream import Exchange
 from banger.client.streams import Output
-from banger.client.terminal import FORWARDED, RawTerminal, SignalPipe, is_background, window_size
+from banger.client.terminal import (
+    FORWARDED,
+    OF_A_TERMINAL,
+    RawTerminal,
+    SignalPipe,
+    is_background,
+    window_size,
+)
 from banger.errors import BangerError, ErrorCode
 from banger.guest import sessionwire, wire
 from banger.guest.wire import Fields
@@ -28,7 +35,6 @@ SEEN_EVERY_BYTES = 64 << 10
 SEEN_EVERY_S = 1.0
 LEAVE_TIMEOUT_S = 5.0
 """For the agent's word that it knows what we have seen."""
-TERMINAL_SIGNALS = (signal.SIGWINCH, signal.SIGCONT)
 COMMAND_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 """Sent on by whoever has the session's stdin. TERM and HUP are for us: we leave."""
 
@@ -94,7 +100,7 @@ class Attachment(Exchange):
 
     def run(self) -> Outcome:
         """GUEST_UNREACHABLE when the guest goes; else how the command ended, or how we left."""
-        numbers = (*FORWARDED, *TERMINAL_SIGNALS)
+        numbers = (*FORWARDED, *OF_A_TERMINAL)
         try:
             with self._stack, SignalPipe(numbers) as self._signals:
                 status = self._exchange(self._request(self._options.replay))
@@ -269,6 +275,8 @@ class Attachment(Exchange):
         for number in numbers:
             if number == signal.SIGWINCH:
                 self._resize()
+            elif number == signal.SIGTSTP:
+                self._stopped()
             elif number == signal.SIGCONT:
                 self._continued()
             elif number in COMMAND_SIGNALS and self._writer and self._impatience < IMPATIENT - 1:
@@ -278,6 +286,15 @@ class Attachment(Exchange):
                 pass
             else:
                 self._leave(SIGNAL_BASE + number)
+
+    def _stopped(self) -> None:
+        """By a signal from elsewhere: whoever looks gets a usable terminal."""
+        if self._mode is not None:
+            self._mode.leave()
+        handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, handler)
+        self._continued()
 
     def _continued(self) -> None:
         """In front again, or for the first time."""

@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 from tests.unit.cli.conftest import CLI, Instance, eventually
+from tests.unit.cli.terminals import program_on_a_terminal, read_until
 
 TICKS = 'i=0; while :; do i=$((i+1)); echo "line $i"; sleep 0.02; done'
 
@@ -318,6 +319,26 @@ def test_a_terminal_session_is_typed_at_left_and_found_again(banger: Instance, v
         assert terminal.end() == 5
     assert until(banger, vm, "shell", "exited")["exit_code"] == 5
     banger("vm", "session", "attach", vm, "shell", status=5)
+
+
+def test_an_attachment_that_is_stopped_leaves_a_usable_terminal(banger: Instance, vm: str) -> None:
+    banger(
+        "vm", "session", "start", "-t", vm, "--name", "job", "--", "sh", "-c", 'read x; echo "got $x"; exit 7'
+    )
+    environment = {**banger.env, "PS1": "ready> "}
+    with program_on_a_terminal("bash", "--norc", "-i", env=environment) as (shell, ours):
+        read_until(ours, b"ready> ")
+        command = f"{sys.executable} -I {CLI} vm session attach {vm} job"
+        os.write(ours, command.encode() + b"\r")
+        eventually(lambda: not termios.tcgetattr(ours)[1] & termios.OPOST)
+        children = Path(f"/proc/{shell}/task/{shell}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGTSTP)
+        assert b"Stopped" in read_until(ours, b"ready> ")
+        assert termios.tcgetattr(ours)[1] & termios.OPOST
+        os.write(ours, b"fg; echo status $?\r")
+        eventually(lambda: not termios.tcgetattr(ours)[1] & termios.OPOST)
+        os.write(ours, b"back\r")
+        assert b"got back" in read_until(ours, b"status 7")
 
 
 def test_send_until_the_end_of_file(banger: Instance, vm: str) -> None:
