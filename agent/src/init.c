@@ -26,6 +26,7 @@
 #include "network.h"
 #include "server.h"
 #include "shared.h"
+#include "sshd.h"
 
 static void open_console(void)
 {
@@ -159,6 +160,8 @@ void init_run(char **argv)
 		fatal(why);
 	network_up(&config);
 	files_copy(old_root);
+	if (sshd_offer_key(SSHD_CONFIG, SSHD_HOST_KEY) < 0)
+		say("cannot write %s: %s", SSHD_CONFIG, strerror(errno));
 	initramfs_delete(old_root);
 	if ((why = mount_work(&config)))
 		fatal(why);

@@ -8,6 +8,7 @@ import stat
 import click
 
 from banger.cli import state
+from banger.cli.escape import safe
 from banger.cli.main import say
 from banger.client.client import Client
 from banger.client.forward import SSH_PORT, open_ssh, pass_on, pump
@@ -27,7 +28,7 @@ def ssh_proxy(host: str, port: int, pass_fd: bool) -> None:
 
     def waiting() -> None:
         if not state.quiet:
-            say(f"banger: {name} is still starting, waiting for its ssh server")
+            say(f"banger: {safe(name)} is still starting, waiting for its ssh server")
 
     with Client() as client:
         connection = open_ssh(client, name, port=port, waiting=waiting)

@@ -120,26 +120,27 @@ def open_ssh(
     client: Client, name: str, *, port: int = SSH_PORT, waiting: Callable[[], None] = lambda: None
 ) -> socket.socket:
     """As open_port, but a guest that is starting is given the time to; `waiting` is called once then."""
-    deadline = time.monotonic() + BOOT_TIMEOUT_S
-    look_at, last = time.monotonic(), False
+    began = time.monotonic()
+    looked = 0.0
+    status = STARTING
     while True:
         try:
             return open_port(client, name, port)
         except PortRefused:
-            if last or time.monotonic() > deadline:
+            if status != STARTING or time.monotonic() - began > BOOT_TIMEOUT_S:
                 raise PortRefused(
                     f"no ssh server listens in {name} (port {port})", hint=_without_ssh(name)
                 ) from None
-        if time.monotonic() >= look_at:
+        if time.monotonic() - looked > LOOK_AGAIN_S:
+            first, looked = not looked, time.monotonic()
             status = _look(client, name)
             if status == NO_SERVER and port == SSH_PORT:
                 raise PortRefused(f"the image of {name} has no ssh server", hint=_without_ssh(name))
-            last = status != STARTING  # it may have come up between the two questions
-            if not last and look_at <= deadline - BOOT_TIMEOUT_S + ASK_AGAIN_S:
+            if status != STARTING:
+                continue  # it may have come up between the two questions: once more
+            if first:
                 waiting()
-            look_at = time.monotonic() + LOOK_AGAIN_S
-        if not last:
-            time.sleep(ASK_AGAIN_S)
+        time.sleep(ASK_AGAIN_S)
 
 
 def _without_ssh(name: str) -> str:
