@@ -138,7 +138,7 @@ async def _recorded(folder: Path, pid: int) -> bool:
         while True:
             try:
                 if b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]:
-                    return (folder / "monitor.pid").read_text().startswith(f"{pid} ")
+                    return f"\n{pid} (" in (folder / "monitor.pid").read_text()
             except FileNotFoundError:
                 return False
             await asyncio.sleep(0.005)

@@ -30,9 +30,11 @@ from banger.system.run import clean_environment, resolve_program
 log = logging.getLogger("banger.process")
 
 # $1 is the pid file; the rest is the program. `read` takes the shell's own stat line; exec keeps pid
-# and start time, so that line is the program's too. The name in it is the shell's: never used.
+# and start time, so that line is the program's too. The name in it is the shell's: never used. The boot id
+# comes first: after a reboot pids and start times are given out again, and the file is still there.
 _RECORD_THEN_EXEC = (
-    'read -r s </proc/self/stat || exit 126; printf "%s\\n" "$s" >"$1" || exit 126; shift; exec "$@"'
+    "read -r b </proc/sys/kernel/random/boot_id && read -r s </proc/self/stat || exit 126; "
+    'printf "%s\\n%s\\n" "$b" "$s" >"$1" || exit 126; shift; exec "$@"'
 )
 _WRAPPER_NAME = "banger-launch"
 _OPEN = os.O_CLOEXEC | os.O_NOFOLLOW
@@ -210,7 +212,7 @@ def launch(
 ) -> ProcessIdentity:
     """Start a process that outlives us: own session, cwd, stdin empty, stdout and stderr appended to a file.
 
-    `stdout` and the pid file, `<role>.pid`, are in cwd. The pid file has the process's stat line before
+    `stdout` and the pid file, `<role>.pid`, are in cwd. The pid file has boot id and stat line before
     argv[0] runs; it may still be empty when this returns, which is at once: what the program makes of
     itself is for the caller to see. A missing program, or a folder that cannot be written, is an error.
     Takes a fraction of a millisecond, so it need not go to a thread.
@@ -259,12 +261,15 @@ def executable(pid: int) -> str:
 
 
 def read_pid_file(path: str, *, role: str) -> ProcessIdentity | None:
-    """The identity a launched process wrote; None where there is none (yet)."""
+    """The identity a launched process wrote; None where there is none (yet), or it was before a reboot."""
     try:
         descriptor = os.open(path, os.O_RDONLY | _OPEN)
         with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
-            stat = parse_stat(file.read(_STAT_LIMIT))
+            boot, _, line = file.read(_STAT_LIMIT).partition("\n")
+        stat = parse_stat(line)
     except (OSError, ValueError):
+        return None
+    if boot != boot_id():
         return None
     return ProcessIdentity(role=role, pid=stat.pid, start_time=stat.start_time)
 

@@ -110,6 +110,7 @@ class Reconciler:
 
     async def _apply(self, subject: Subject, vm: VMPlan) -> None:
         if vm.verdict is Verdict.REST:
+            await subject.clear_handles()  # damaged, of another boot, or of processes that are gone
             return
         subject.seed_handles(vm.handles)
         if vm.verdict is Verdict.KEEP:

@@ -89,9 +89,10 @@ async def test_launch_records_before_the_program_runs(tmp_path: Path) -> None:
     assert await process.wait_gone(identity, timeout_s=10)
     lines = (tmp_path / "log").read_text().splitlines()
     assert lines[0] == "before"
-    assert process.parse_stat(lines[1]).pid == identity.pid
-    assert lines[2:6] == [str(tmp_path), "a b $c", "/dev/null", "err"]
-    assert {line.partition("=")[0] for line in lines[6:]} - {"PWD", "_", "OLDPWD", "SHLVL"} == {
+    assert lines[1] == process.boot_id()
+    assert process.parse_stat(lines[2]).pid == identity.pid
+    assert lines[3:7] == [str(tmp_path), "a b $c", "/dev/null", "err"]
+    assert {line.partition("=")[0] for line in lines[7:]} - {"PWD", "_", "OLDPWD", "SHLVL"} == {
         "PATH",
         "LANG",
         "K",
@@ -99,6 +100,8 @@ async def test_launch_records_before_the_program_runs(tmp_path: Path) -> None:
     assert process.read_pid_file(str(tmp_path / "monitor.pid"), role="monitor") == identity
     assert process.exit_status(identity) == 0
     assert (tmp_path / "monitor.pid").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "monitor.pid").write_text(f"another-boot\n{lines[2]}\n")
+    assert process.read_pid_file(str(tmp_path / "monitor.pid"), role="monitor") is None
 
 
 @pytest.mark.anyio
