@@ -34,6 +34,7 @@ enum operation {
 	OPERATION_CREDIT,   /* a: bytes of stdin more */
 	OPERATION_DONE,
 	OPERATION_GONE,
+	OPERATION_FULL,     /* instead of JOINED: too many have */
 };
 
 #define JOIN_WRITE 1  /* if nobody else does */
@@ -76,8 +77,9 @@ struct record {
 	struct frame status; /* the end of it as it is, fields from STATUS on; points into bytes */
 };
 
-/* The record, with at most `most` bytes of arguments and variables. False: there is no such session. */
-bool session_record(struct record *record, int sessions, const char *id, size_t most);
+/* The record, with at most `most` bytes of arguments and variables. A keeper is waited for until the deadline.
+ * False: there is no such session. */
+bool session_record(struct record *record, int sessions, const char *id, size_t most, int64_t deadline);
 
 /* A listening socket at the session's name. -1 with errno: EADDRINUSE where a session has it. */
 int keeper_listen(const char *id);

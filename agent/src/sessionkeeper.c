@@ -27,6 +27,7 @@
 #include "shared.h"
 
 #define MAX_CLIENTS 64
+#define MAX_JOINED 48 /* the rest is for short questions */
 #define MESSAGES_AT_ONCE 16 /* of one client, before others have their turn */
 #define DRAIN_MS 100
 #define DRAIN_BYTES (4 << 20)
@@ -44,7 +45,7 @@ struct output {
 
 struct client {
 	int fd; /* 0: none */
-	bool reader, notes, owes_note;
+	bool joined, reader, notes, owes_note;
 };
 
 struct keeper {
@@ -310,6 +311,13 @@ static void read_client(struct client *client);
 static void join(struct client *client, uint32_t wish)
 {
 	uint32_t flags = 0, credit = 0;
+	int joined = 0;
+	for (int i = 0; i < MAX_CLIENTS; i++)
+		joined += keeper.clients[i].fd && keeper.clients[i].joined;
+	if (joined >= MAX_JOINED && !client->joined) {
+		tell(client, OPERATION_FULL, 0, 0);
+		return;
+	}
 	/* The writer may have gone already, and this only be the first to hear of it. */
 	if (wish & JOIN_WRITE && keeper.writer && keeper.writer != client)
 		read_client(keeper.writer);
@@ -321,6 +329,7 @@ static void join(struct client *client, uint32_t wish)
 	}
 	if (keeper.input >= 0 && !keeper.input_ends)
 		flags |= STARTED_FLAG_STDIN;
+	client->joined = true;
 	client->reader = wish & JOIN_READER;
 	client->notes = wish & JOIN_NOTES;
 	tell(client, OPERATION_JOINED, flags, credit);
@@ -400,6 +409,14 @@ static void read_client(struct client *client)
 	}
 }
 
+static struct client *free_client(void)
+{
+	for (int i = 0; i < MAX_CLIENTS; i++)
+		if (!keeper.clients[i].fd)
+			return &keeper.clients[i];
+	return NULL;
+}
+
 static void accept_client(void)
 {
 	struct ucred peer;
@@ -408,13 +425,11 @@ static void accept_client(void)
 	if (fd < 0)
 		return;
 	bool trusted = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == geteuid();
-	for (int i = 0; trusted && i < MAX_CLIENTS; i++) {
-		if (!keeper.clients[i].fd) {
-			keeper.clients[i] = (struct client){.fd = fd};
-			return;
-		}
-	}
-	close(fd);
+	struct client *client = free_client();
+	if (trusted && client)
+		*client = (struct client){.fd = fd};
+	else
+		close(fd);
 }
 
 /* The loop. */
@@ -439,7 +454,7 @@ static void poll_once(void)
 {
 	bool reading = !held_back();
 	struct pollfd pollers[POLLERS];
-	pollers[LISTENER] = (struct pollfd){.fd = keeper.listener, .events = POLLIN};
+	pollers[LISTENER] = (struct pollfd){.fd = free_client() ? keeper.listener : -1, .events = POLLIN};
 	pollers[SIGNALS] = (struct pollfd){.fd = keeper.signals, .events = POLLIN};
 	pollers[INPUT] = (struct pollfd){.fd = keeper.pending_length || keeper.terminal_ends ? keeper.input : -1, .events = POLLOUT};
 	for (int i = 0; i < SESSION_LOGS; i++)
@@ -504,7 +519,8 @@ static void finish(void)
 		put_number(&status, SESSION_EXIT_CODE, (uint64_t)info.si_status);
 	else
 		put_number(&status, SESSION_EXIT_SIGNAL, (uint64_t)info.si_status);
-	while (!write_status(&status) && !keeper.discards && !machine_ends()) {
+	/* Without a folder there is no session any more. */
+	while (!write_status(&status) && errno != ENOENT && !keeper.discards && !machine_ends()) {
 		disk_failed();
 		keeper.look_at = keeper.retry_at;
 		do

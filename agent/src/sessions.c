@@ -20,6 +20,8 @@
 #define LOCK_MS 10000
 #define COMMAND_BYTES 32768 /* of arguments and variables in a record */
 #define LISTED_BYTES 4096   /* the same where all are listed */
+#define ANSWER_MS 2000
+#define LAUNCH_MS 30000
 #define MAX_GRACE_MS 86400000
 #define DEFAULT_GRACE_MS 10000
 #define END_MS 10000 /* from KILL to the status */
@@ -101,10 +103,10 @@ static bool send_long(int fd, uint8_t type, const uint8_t *payload, size_t lengt
 	return write_exactly(fd, header, sizeof header, deadline) == IO_OK && write_exactly(fd, payload, length, deadline) == IO_OK;
 }
 
-static void reply_record(int fd, int sessions, const char *id)
+static void reply_record(int fd, int sessions, const char *id, int64_t patience)
 {
 	static struct record record;
-	if (session_record(&record, sessions, id, COMMAND_BYTES))
+	if (session_record(&record, sessions, id, COMMAND_BYTES, now_ms() + patience))
 		send_long(fd, FRAME_OK, record.bytes, record.length);
 	else
 		reply_error(fd, "not_found", "no such session", 0);
@@ -306,7 +308,7 @@ void request_session_start(int fd, const struct frame *request)
 		if (code)
 			reply_error(fd, code, message, strcmp(code, "failed") ? 0 : why);
 		else
-			reply_record(fd, sessions, wish->id);
+			reply_record(fd, sessions, wish->id, LAUNCH_MS);
 	}
 	if (sessions >= 0)
 		close(sessions);
@@ -319,7 +321,7 @@ static bool list_one(int sessions, const char *id, void *context)
 {
 	static struct record record;
 	int fd = *(int *)context;
-	return !session_record(&record, sessions, id, LISTED_BYTES) || send_long(fd, FRAME_SESSION, record.bytes, record.length);
+	return !session_record(&record, sessions, id, LISTED_BYTES, now_ms() + ANSWER_MS) || send_long(fd, FRAME_SESSION, record.bytes, record.length);
 }
 
 void request_session_list(int fd, const struct frame *request)
@@ -337,7 +339,7 @@ void request_session_list(int fd, const struct frame *request)
 	}
 	int sessions = sessions_folder(false);
 	if (ask.id[0]) {
-		if (sessions < 0 || !session_record(&record, sessions, ask.id, COMMAND_BYTES))
+		if (sessions < 0 || !session_record(&record, sessions, ask.id, COMMAND_BYTES, now_ms() + ANSWER_MS))
 			reply_error(fd, "not_found", "no such session", 0);
 		else if (send_long(fd, FRAME_SESSION, record.bytes, record.length))
 			reply_ok(fd, &empty);
@@ -435,7 +437,7 @@ void request_session_stop(int fd, const struct frame *request)
 	if (!exists(sessions, ask.id))
 		reply_error(fd, "not_found", "no such session", 0);
 	else if (end_session(fd, ask.id, OPERATION_STOP, ask.grace))
-		reply_record(fd, sessions, ask.id);
+		reply_record(fd, sessions, ask.id, ANSWER_MS);
 	else
 		reply_error(fd, "failed", "the session has not ended", 0);
 	close(sessions);

@@ -22,8 +22,6 @@
 #include "shared.h"
 
 #define MAX_FILE (WIRE_MAX_EXEC_PAYLOAD + WIRE_MAX_PAYLOAD)
-#define ANSWER_MS 2000
-#define LAUNCH_MS 30000
 
 const char *const session_logs[SESSION_LOGS] = {"stdout.log", "stderr.log"};
 
@@ -261,34 +259,29 @@ static void put_asked(struct record *record, const struct frame *session, size_t
 		put_u64(record, SESSION_LEFT_OUT, left_out);
 }
 
-/* The keeper's own word. False: there is no keeper (any more). */
-static bool ask_keeper(struct record *record, const char *id)
+enum answer { ANSWER_GIVEN, ANSWER_SILENT, ANSWER_NO_KEEPER };
+
+/* The keeper's own word. One that is launching answers when that is done. */
+static enum answer ask_keeper(struct record *record, const char *id, int64_t deadline)
 {
 	static struct message message;
-	int64_t deadline = now_ms() + ANSWER_MS;
 	int keeper = keeper_connect(id);
 	if (keeper == -1)
-		return false;
+		return ANSWER_NO_KEEPER;
 	message.operation = OPERATION_RECORD;
 	ssize_t got = -1;
-	if (keeper >= 0 && keeper_send(keeper, &message, 0, deadline)) {
-		/* One that is launching answers when that is done. */
-		got = keeper_receive(keeper, &message, now_ms() + LAUNCH_MS);
-	}
+	if (keeper >= 0 && keeper_send(keeper, &message, 0, deadline))
+		got = keeper_receive(keeper, &message, deadline);
 	if (keeper >= 0)
 		close(keeper);
-	if (got == 0)
-		return false;
-	size_t length = got < 0 ? 0 : (size_t)got - MESSAGE_HEAD;
-	if (length && length <= sizeof record->bytes - record->length) {
-		memcpy(record->bytes + record->length, message.bytes, length);
-		record->length += length;
-	} else {
-		const char *silent = "its keeper does not answer";
-		put(record, SESSION_STATUS, "running", 7);
-		put(record, SESSION_LAST_ERROR, silent, strlen(silent));
-	}
-	return true;
+	if (got <= 0)
+		return got == 0 ? ANSWER_NO_KEEPER : ANSWER_SILENT;
+	size_t length = (size_t)got - MESSAGE_HEAD;
+	if (length > sizeof record->bytes - record->length)
+		return ANSWER_SILENT;
+	memcpy(record->bytes + record->length, message.bytes, length);
+	record->length += length;
+	return ANSWER_GIVEN;
 }
 
 static const char *what_became(const struct frame *session)
@@ -300,9 +293,10 @@ static const char *what_became(const struct frame *session)
 	return strcmp(then, now) ? "the VM ended while the session ran" : "the session's keeper was killed";
 }
 
-/* The status as it was written last. */
-static void put_status(struct record *record, int folder, const struct frame *session)
+/* The status as it was written last: all there is to know without the keeper's word. */
+static void put_status(struct record *record, int folder, const struct frame *session, bool keeper_lives)
 {
+	static const char silent[] = "the session's keeper does not answer";
 	struct frame status;
 	struct fields fields;
 	struct field field;
@@ -313,11 +307,13 @@ static void put_status(struct record *record, int folder, const struct frame *se
 	fields = fields_of(&status);
 	while (fields_next(&fields, &field) > 0) {
 		/* What a keeper last wrote while it lived is not true any more. */
-		bool stale = field.tag == SESSION_STATUS || field.tag == SESSION_LAST_ERROR;
+		bool stale = field.tag == SESSION_LAST_ERROR || (field.tag == SESSION_STATUS && !keeper_lives);
 		if (final || !stale)
 			put(record, field.tag, field.bytes, field.length);
 	}
-	if (!final) {
+	if (!final && keeper_lives) {
+		put(record, SESSION_LAST_ERROR, silent, strlen(silent));
+	} else if (!final) {
 		const char *why = what_became(session);
 		put(record, SESSION_STATUS, "failed", 6);
 		put(record, SESSION_LAST_ERROR, why, strlen(why));
@@ -325,7 +321,7 @@ static void put_status(struct record *record, int folder, const struct frame *se
 	frame_free(&status);
 }
 
-bool session_record(struct record *record, int sessions, const char *id, size_t most)
+bool session_record(struct record *record, int sessions, const char *id, size_t most, int64_t deadline)
 {
 	struct frame session;
 	struct stat status;
@@ -339,8 +335,9 @@ bool session_record(struct record *record, int sessions, const char *id, size_t 
 	session_read(folder, "session", &session);
 	put_asked(record, &session, most);
 	size_t start = record->length;
-	if (!ask_keeper(record, id))
-		put_status(record, folder, &session);
+	enum answer answer = ask_keeper(record, id, deadline);
+	if (answer != ANSWER_GIVEN)
+		put_status(record, folder, &session, answer == ANSWER_SILENT);
 	record->status = (struct frame){.payload = record->bytes + start, .length = (uint32_t)(record->length - start)};
 	if (format_text(path, sizeof path, "%s/sessions/%s", state_folder(), id))
 		put(record, SESSION_STATE_DIR, path, strlen(path));

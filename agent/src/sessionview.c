@@ -362,7 +362,7 @@ static void send_exit(struct view *view, const struct view_request *request)
 	struct builder builder = {0};
 	char why[512] = "the session was removed";
 	uint64_t number;
-	if (session_record(&record, request->sessions, request->id, 0)) {
+	if (session_record(&record, request->sessions, request->id, 0, now_ms() + REPLY_MS)) {
 		format_text(why, sizeof why, "the session has failed");
 		session_text(&record.status, SESSION_LAST_ERROR, why, sizeof why);
 		if (session_number(&record.status, SESSION_EXIT_CODE, &number))
@@ -429,34 +429,37 @@ static struct view *open_view(int fd, const struct view_request *request, enum s
 	return view;
 }
 
-/* Joins the keeper where there is one; view->keeper is -1 where there is none. False: it does not answer. */
-static bool join(struct view *view, const char *id, uint32_t wish, uint32_t *flags)
+/* Joins the keeper where there is one; view->keeper is -1 where there is none. NULL, or why that fails. */
+static const char *join(struct view *view, const char *id, uint32_t wish, uint32_t *flags)
 {
+	static const char silent[] = "the session's keeper does not answer";
 	*flags = 0;
 	view->keeper = keeper_connect(id);
 	if (view->keeper == -2) {
 		view->keeper = -1;
-		return false;
+		return silent;
 	}
 	if (view->keeper < 0)
-		return true;
+		return NULL;
 	message.operation = OPERATION_JOIN;
 	message.a = wish;
 	ssize_t got = 0;
 	if (keeper_send(view->keeper, &message, 0, now_ms() + KEEPER_MS))
 		do
 			got = keeper_receive(view->keeper, &message, now_ms() + KEEPER_MS);
-		while (got > 0 && message.operation != OPERATION_JOINED);
+		while (got > 0 && message.operation != OPERATION_JOINED && message.operation != OPERATION_FULL);
 	if (got < 0)
-		return false;
+		return silent;
 	if (got == 0) {
 		keeper_is_gone(view);
-		return true;
+		return NULL;
 	}
+	if (message.operation == OPERATION_FULL)
+		return "too many look at the session";
 	*flags = message.a;
 	view->credit = message.b;
 	view->writer = *flags & STARTED_FLAG_WRITER;
-	return true;
+	return NULL;
 }
 
 static uint64_t log_size(const struct view *view, int i)
@@ -469,7 +472,7 @@ static uint64_t session_pid(const struct view_request *request)
 {
 	static struct record record;
 	uint64_t pid = 0;
-	if (session_record(&record, request->sessions, request->id, 0))
+	if (session_record(&record, request->sessions, request->id, 0, now_ms() + REPLY_MS))
 		session_number(&record.status, SESSION_PID, &pid);
 	return pid;
 }
@@ -481,8 +484,9 @@ void view_attach(int fd, const struct view_request *request)
 	uint32_t flags, wish = JOIN_READER | JOIN_NOTES | (request->flags & SESSION_ATTACH_WRITE ? JOIN_WRITE : 0);
 	if (!view)
 		return;
-	if (!join(view, request->id, wish, &flags)) {
-		reply_error(fd, "busy", "the session's keeper does not answer", 0);
+	const char *why = join(view, request->id, wish, &flags);
+	if (why) {
+		reply_error(fd, "busy", why, 0);
 		close_view(view);
 		return;
 	}
@@ -536,8 +540,9 @@ void view_logs(int fd, const struct view_request *request)
 	uint32_t flags;
 	if (!view)
 		return;
-	if (request->flags & SESSION_LOGS_FOLLOW && !join(view, request->id, JOIN_NOTES, &flags)) {
-		reply_error(fd, "busy", "the session's keeper does not answer", 0);
+	const char *why = request->flags & SESSION_LOGS_FOLLOW ? join(view, request->id, JOIN_NOTES, &flags) : NULL;
+	if (why) {
+		reply_error(fd, "busy", why, 0);
 		close_view(view);
 		return;
 	}
@@ -564,8 +569,9 @@ void view_send(int fd, const struct view_request *request)
 	uint32_t flags;
 	if (!view)
 		return;
-	if (!join(view, request->id, JOIN_WRITE, &flags))
-		refuse(view, "busy", "the session's keeper does not answer");
+	const char *why = join(view, request->id, JOIN_WRITE, &flags);
+	if (why)
+		refuse(view, "busy", why);
 	else if (view->keeper < 0)
 		refuse(view, "not_running", "the session has ended");
 	else if (!view->writer)

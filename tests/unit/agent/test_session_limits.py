@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from banger.guest import sessionwire, wire
 from banger.guest.wire import Fields, encode_fields, encode_frame
 from tests.capabilities import demand
 from tests.unit.agent.conftest import Agent
-from tests.unit.agent.sessions import Connection, Refused, Sessions
+from tests.unit.agent.sessions import Connection, Refused, Sessions, wait_gone
 
 ID = "0123456789abcdef" * 2
 
@@ -314,3 +315,46 @@ def test_only_root_may_speak_to_a_keeper(sessions: Sessions) -> None:
     )
     run = subprocess.run(["python3", "-c", program], capture_output=True, text=True, check=False)
     assert run.stdout in ("", "b''\n"), run
+
+
+def test_48_look_at_a_session_and_no_more(sessions: Sessions) -> None:
+    started = sessions.start("cat", stdin=True)
+    with ExitStack() as stack:
+        readers = [stack.enter_context(sessions.attach(started)) for _ in range(48)]
+        for request in (
+            sessionwire.encode_session_attach(started),
+            sessionwire.encode_session_logs(started, follow=True),
+            sessionwire.encode_session_send(started),
+        ):
+            with pytest.raises(Refused) as caught:
+                sessions.ask(request)
+            assert caught.value.code == "busy"
+        assert sessions.record(started).number(wire.SESSION_READERS) == 48
+        sessions.stop(started)
+        for reader in readers:
+            assert reader.to_exit().number(wire.EXIT_SIGNAL) == signal.SIGTERM
+
+
+def test_a_folder_removed_by_hand_leaves_no_keeper(sessions: Sessions) -> None:
+    started = sessions.start("sleep", "60")
+    record = sessions.record(started)
+    shutil.rmtree(sessions.folder / started)
+    assert sessions.list() == {}
+    os.kill(record.number(wire.SESSION_PID), signal.SIGKILL)
+    wait_gone(record.number(wire.SESSION_KEEPER_PID))
+
+
+def test_a_keeper_that_hangs_holds_up_no_list(sessions: Sessions) -> None:
+    hanging, other = sessions.start("sleep", "60"), sessions.start("sleep", "60")
+    keeper = sessions.record(hanging).number(wire.SESSION_KEEPER_PID)
+    os.kill(keeper, signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        records = sessions.list()
+        assert time.monotonic() - begun < 8
+        assert records[hanging].text(wire.SESSION_STATUS) == "running"
+        assert records[hanging].text(wire.SESSION_LAST_ERROR) == "the session's keeper does not answer"
+        assert wire.SESSION_LAST_ERROR not in records[other]
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+    assert wire.SESSION_LAST_ERROR not in sessions.record(hanging)
