@@ -1,165 +1,308 @@
 """One life of a daemon's services, in a process of its own that a crash point can end with SIGKILL.
 
-The parent (test_points.py) has everything imported and forks a child for each life, so that hundreds
-of crashes fit into minutes. The child opens the services on a home (reconcile included), runs one
-operation on the fake Firecracker with real taps, bridges and processes, and reports what it did.
+The parent has everything imported and forks a child for each life, so that hundreds of crashes fit into
+minutes. The child holds the daemon's lock, opens the services on a home (reconcile included), looks what
+the life before left and clears it away, brings a VM where the operation under test begins, and runs that
+with one crash point armed: to kill the process there, or to raise what the system could. What it saw
+goes up a pipe as it goes, a line of JSON for each Look.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
+import errno
+import logging
 import os
 import signal
+import socket
 import sys
 import traceback
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn
 
-from banger.api.requests import CreateVM, KillVM, SetVM
+import msgspec
+
 from banger.config.paths import resolve_paths
 from banger.config.settings import Settings, VMDefaults
 from banger.daemon.compose import compose
+from banger.daemon.listener import StateLock
+from banger.errors import BangerError
 from banger.helper.validate import MONITOR_PROGRAMS
-from banger.model.progress import no_progress
 from banger.model.records import VMRecord
+from banger.model.states import VMState
 from banger.vm.service import VMService
+from tests.crash.operations import BYSTANDER, NAME, OPERATIONS, RepairFailed
 
 MIB = 1 << 20
-NAME = "victim"
 PROGRAMS = MONITOR_PROGRAMS | {
     os.path.basename(os.path.realpath(sys.executable)),
     os.path.basename(sys.executable),
 }
 """The fake is a Python script: that is the program its process runs."""
 DEADLINE_S = 60.0
-
-Operation = Callable[[VMService], Awaitable[VMRecord]]
-
-
-def _only(vms: VMService) -> VMRecord:
-    return vms.resolve(NAME)
+STARTABLE = (VMState.CREATED, VMState.STOPPED, VMState.ERROR)
+OPEN = "open"
+"""Armed: from before the services are opened, so that reconcile's own points count."""
+RAISED = (errno.ENOSPC, errno.EBUSY, errno.EPERM)
 
 
-async def create(vms: VMService) -> VMRecord:
-    return await vms.create(CreateVM(name=NAME), no_progress)
+class How(StrEnum):
+    COUNT = "count"
+    KILL = "kill"
+    RAISE = "raise"
 
 
-async def start(vms: VMService) -> VMRecord:
-    return await vms.start(_only(vms).id, no_progress)
+class Life(msgspec.Struct, frozen=True, kw_only=True):
+    """What one child does, in this order."""
+
+    recover: bool = True  # look at what the life before left; start it where it can be; delete it
+    first: tuple[str, ...] = ()  # operations that bring the VM where the armed one begins
+    armed: str = ""  # an operation, OPEN, or nothing
+    how: How = How.COUNT
+    point: str = ""
+    nth: int = 1  # of the points of that name
+    error: int = 0  # errno to raise
+    again: bool = False  # after a raise: repeat it, clear up, and run into the same error once more
+    pool: int = 2  # taps kept idle
 
 
-async def stop(vms: VMService) -> VMRecord:
-    return await vms.stop(_only(vms).id, no_progress)
+class Look(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The VM under test, the bystander and the host after something was done."""
+
+    did: str
+    error: str = ""
+    steps: tuple[str, ...] = ()  # that the error names as data
+    state: str = "none"
+    last_error: str = ""
+    alive: bool = False
+    healthy: bool = False
+    handles: bool = False  # the scratch file is there
+    findings: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    bystander: str = ""  # its row
+    bystander_healthy: bool = False
+    points: tuple[str, ...] = ()
+    reached: bool = False
 
 
-async def restart(vms: VMService) -> VMRecord:
-    return await vms.restart(_only(vms).id, no_progress)
+Say = Callable[[Look], None]
 
 
-async def change(vms: VMService) -> VMRecord:
-    return await vms.set(_only(vms).id, SetVM(work_disk_size_bytes=96 * MIB), progress=no_progress)
-
-
-async def kill(vms: VMService) -> VMRecord:
-    return await vms.kill(_only(vms).id, KillVM(signal="KILL"), progress=no_progress)
-
-
-async def delete(vms: VMService) -> VMRecord:
-    return await vms.delete(_only(vms).id, no_progress)
-
-
-OPERATIONS: dict[str, Operation] = {
-    "create": create,
-    "start": start,
-    "stop": stop,
-    "restart": restart,
-    "set": change,
-    "kill": kill,
-    "delete": delete,
-}
-
-
-def settings_for(firecracker: str) -> Settings:
+def settings_for(firecracker: str, *, pool: int = 2) -> Settings:
     return Settings(
         vmm="firecracker",
         firecracker_bin=firecracker,
         root_disk="guest-overlay",
-        tap_pool_size=2,
+        tap_pool_size=pool,
+        stats_poll_interval_s=0.0,
+        metrics_poll_interval_s=0.0,
         vm_defaults=VMDefaults(vcpu=1, memory_mib=128, disk_size=64 * MIB, system_overlay_size=64 * MIB),
     )
 
 
-class Report(dict[str, object]):
-    """What a life has to say: state, points passed, findings of the audit, error."""
+class Hook:
+    """The crash point: counts while armed, and does at one what the life says."""
 
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._armed = False
+        self._met: Counter[str] = Counter()
+        self.passed: list[str] = []
+        self.reached = False
 
-async def live(home: Path, firecracker: str, operation: str, *, crash_at: int) -> Report:
-    """crash_at: the number of the crash point (from 1) at which the process ends; 0: none."""
-    passed: list[str] = []
-    armed = False
+    def arm(self) -> None:
+        self._armed, self.reached = True, False
+        self._met.clear()
+        self.passed.clear()
 
-    def crash_point(point: str) -> None:
-        if not armed:
+    def disarm(self) -> None:
+        self._armed = False
+
+    def __call__(self, point: str) -> None:
+        if not self._armed:
             return
-        passed.append(point)
-        if len(passed) == crash_at:
+        self.passed.append(point)
+        self._met[point] += 1
+        life = self._life
+        if point != life.point or self._met[point] != life.nth:
+            return
+        self.reached = True
+        if life.how is How.KILL:
             os.kill(os.getpid(), signal.SIGKILL)
+        if life.how is How.RAISE:
+            raise OSError(life.error, os.strerror(life.error))
 
+
+class Child:
+    def __init__(self, vms: VMService, hook: Hook, *, say: Say) -> None:
+        self._vms = vms
+        self._hook = hook
+        self._say = say
+
+    async def live(self, life: Life) -> None:
+        if life.armed == OPEN:
+            self._say(await self.look(OPEN))
+        if life.recover:
+            await self._recover()
+        if life.armed in OPERATIONS:
+            await self._run(life)
+            if life.again and self._hook.reached:
+                await self._repeat(life)
+                self._say(await self._clear("cleared"))
+                await self._run(life)
+
+    async def look(self, did: str, error: Exception | None = None) -> Look:
+        vms = self._vms
+        look = Look(did=did, points=tuple(self._hook.passed), reached=self._hook.reached)
+        if error is not None:
+            look.error = error.brief if isinstance(error, BangerError) else f"{type(error).__name__}: {error}"
+            look.steps = named_steps(error)
+        record = self._record(NAME)
+        if record is not None:
+            look.state, look.last_error = record.state.value, record.runtime.last_error
+            look.alive = vms.is_alive(record)
+            look.healthy = look.alive and (await vms.health(record.id)).healthy
+            look.handles = os.path.exists(f"{record.runtime.vm_dir}/handles.json")
+        bystander = self._record(BYSTANDER)
+        if bystander is not None:
+            look.bystander = msgspec.json.encode(bystander).decode()
+            look.bystander_healthy = (await vms.health(bystander.id)).healthy
+        look.findings = tuple(f"{f.kind} {f.name}: {f.problem}" for f in await vms.audit())
+        look.links = tuple(name for _, name in socket.if_nameindex() if name != "lo")
+        return look
+
+    async def _recover(self) -> None:
+        found = await self.look("found")
+        self._say(found)
+        if found.findings:
+            self._say(await self.do("repair"))
+        record = self._record(NAME)
+        if record is not None and record.state in STARTABLE:
+            self._say(await self.do("start"))
+        self._say(await self._clear("gone"))
+
+    async def _clear(self, did: str) -> Look:
+        """Until nothing of the life before is there."""
+        if self._record(NAME) is not None:
+            look = await self.do("delete")
+            look.did = did
+        else:
+            look = await self.look(did)
+        if self._record(BYSTANDER) is not None:
+            folder = os.path.dirname(self._vms.resolve(BYSTANDER).runtime.vm_dir)
+            look.folders = tuple(os.listdir(folder))
+        return look
+
+    async def _run(self, life: Life) -> None:
+        for operation in life.first:
+            self._say(await self.do(operation))
+        self._hook.arm()
+        failed = await attempt(self._vms, life.armed)
+        self._hook.disarm()
+        look = await self.look("armed", failed)
+        self._say(look)
+
+    async def _repeat(self, life: Life) -> None:
+        """The same once more, unarmed; where nothing of the VM or no such work is left, what is next."""
+        record = self._record(NAME)
+        operation = life.armed
+        if operation == "create" and record is not None:
+            operation = "start"
+        if record is None and operation not in ("create", "repair"):
+            return
+        look = await self.do(operation)
+        look.did = "again"
+        self._say(look)
+
+    async def do(self, operation: str) -> Look:
+        return await self.look(operation, await attempt(self._vms, operation))
+
+    def _record(self, name: str) -> VMRecord | None:
+        return next((vm for vm in self._vms.list() if vm.name == name), None)
+
+
+async def attempt(vms: VMService, operation: str) -> Exception | None:
+    try:
+        await OPERATIONS[operation](vms)
+    except Exception as error:
+        logging.getLogger(__name__).debug("%s failed", operation, exc_info=True)
+        return error
+    return None
+
+
+def named_steps(error: Exception) -> tuple[str, ...]:
+    if isinstance(error, RepairFailed):
+        return error.fixes
+    if isinstance(error, BangerError):
+        data = error.data or {}
+        return (str(data["step"]),) if "step" in data else tuple(str(step) for step in data.get("steps", ()))
+    return ()
+
+
+async def live(home: Path, firecracker: str, life: Life, *, say: Say) -> None:
     paths = resolve_paths({"BANGER_HOME": str(home)})
     os.makedirs(paths.state_dir, mode=0o700, exist_ok=True)
-    services = await compose(paths, settings_for(firecracker), crash_point=crash_point, programs=PROGRAMS)
-    vms = services.vms
-    assert isinstance(vms, VMService)
-    report = Report(error="")
+    lock = StateLock(paths.state_dir)
+    await lock.acquire()
+    hook = Hook(life)
+    if life.armed == OPEN:
+        hook.arm()
+    settings = settings_for(firecracker, pool=life.pool)
+    services = await compose(paths, settings, crash_point=hook, programs=PROGRAMS)
+    hook.disarm()
     try:
-        armed = True
-        if operation in OPERATIONS:
-            try:
-                await OPERATIONS[operation](vms)
-            except Exception as error:
-                report["error"] = f"{type(error).__name__}: {error}"
-        armed = False
-        record = next((vm for vm in vms.list() if vm.name == NAME), None)
-        report["state"] = record.state.value if record else "none"
-        report["last_error"] = record.runtime.last_error if record else ""
-        report["alive"] = vms.is_alive(record) if record else False
-        report["findings"] = [f"{f.kind} {f.name}: {f.problem}" for f in await vms.audit()]
-        report["others"] = sorted(vm.name for vm in vms.list() if vm.name != NAME and vms.is_alive(vm))
-        report["points"] = passed
+        assert isinstance(services.vms, VMService)
+        await Child(services.vms, hook, say=say).live(life)
     finally:
         await services.close()
-    return report
+        lock.release()
 
 
-def fork_life(home: Path, firecracker: str, operation: str, *, crash_at: int = 0) -> Report | None:
-    """Run one life in a child. None: it ended at the crash point. Raises AssertionError for any other end."""
+def fork_life(home: Path, firecracker: str, life: Life) -> tuple[list[Look], bool]:
+    """Run one life in a child: what it saw, and whether it was killed at its point. Raises AssertionError
+    for any other end than these two."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
-        _child(writer, home, firecracker, operation=operation, crash_at=crash_at)
+        _child(writer, home, firecracker, life=life)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         said = pipe.read()
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
-    if code == -signal.SIGKILL and crash_at:
-        return None
-    assert code == 0, f"{operation} ended with {code}: {said.decode('utf-8', 'replace')}"
-    return Report(json.loads(said))
+    killed = code == -signal.SIGKILL and life.how is How.KILL
+    assert killed or code == 0, f"{life} ended with {code}: {said.decode('utf-8', 'replace')}"
+    return [msgspec.json.decode(line, type=Look) for line in said.splitlines()], killed
 
 
-def _child(writer: int, home: Path, firecracker: str, *, operation: str, crash_at: int) -> NoReturn:
+def _child(writer: int, home: Path, firecracker: str, *, life: Life) -> NoReturn:
     code = 1
+
+    def say(look: Look) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            os.write(writer, msgspec.json.encode(look) + b"\n")
+
     try:
-        report = asyncio.run(
-            asyncio.wait_for(live(home, firecracker, operation, crash_at=crash_at), DEADLINE_S)
-        )
-        os.write(writer, json.dumps(report).encode())
+        work = live(home, firecracker, life, say=say)
+        asyncio.run(asyncio.wait_for(work, DEADLINE_S))
         code = 0
     except BaseException:
         os.write(writer, traceback.format_exc().encode()[-60_000:])
     finally:
         os._exit(code)
+
+
+def occurrences(points: Sequence[str]) -> list[tuple[str, int]]:
+    """Each point with which one of its name it is."""
+    met: Counter[str] = Counter()
+    numbered = []
+    for point in points:
+        met[point] += 1
+        numbered.append((point, met[point]))
+    return numbered

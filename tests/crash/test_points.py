@@ -1,40 +1,38 @@
-"""Every crash point of every operation: the daemon dies there, comes back, and nothing is lost or left.
+"""Every crash point of every operation: the daemon dies there or runs into an error, and nothing is lost.
 
-The points come from the step list by construction; those of reconcile's own repairs are not armed yet.
-The report at the end lists how many there were. Real bridges, taps, processes and files; the fake
+After each: the VM is running and usable, or can be started; nothing is left over; the bystander, a VM that
+runs all along, did not notice. Points are those that an undisturbed run passes, so a step, an act or a repair
+that is new is covered, or the last test fails. Real bridges, taps, loops, processes and files; the fake
 Firecracker as the monitor.
 """
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
-import json
 import os
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from banger.system.kvm import kvm_status
-from tests.artifacts import artifacts
-from tests.crash.driver import OPERATIONS, Report, fork_life
-from tests.fakes.installed import install_fake_firecracker
+from banger.vm.planner import Fix
+from banger.vm.steps import Act
+from tests import capabilities
+from tests.crash.driver import How
+from tests.crash.operations import BEFORE
+from tests.crash.walk import STEPS, Host, Points, walk, walk_reconcile
 
-pytestmark = [pytest.mark.host, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.slow,
+    pytest.mark.limit(900),
+    capabilities.require("netns", "tun", "loop"),
+]
 
 CLONE_NEWNET = 0x40000000
-BEFORE: dict[str, tuple[str, ...]] = {
-    "create": (),
-    "start": ("create", "stop"),
-    "stop": ("create",),
-    "restart": ("create",),
-    "set": ("create",),
-    "kill": ("create",),
-    "delete": ("create",),
-}
-"""What brings the VM where the operation begins."""
+LAB_ALONE = {Fix.REMOVE_DM}
+"""Repairs that need device-mapper: tests/lab."""
+
+Counted = dict[tuple[str, How], Points]
 
 
 @pytest.fixture(scope="module")
@@ -50,93 +48,47 @@ def netns(built: None) -> Iterator[None]:
         os.close(own)
 
 
-class Host:
-    """A home with the default image and the fake monitor."""
-
-    def __init__(self, folder: Path) -> None:
-        self.home = folder / "home"
-        artifacts().seed_home(self.home)
-        self.firecracker = install_fake_firecracker(folder)
-        asyncio.run(kvm_status())  # kept per process: the lives inherit it, and need not probe again
-
-    def life(self, operation: str, *, crash_at: int = 0) -> Report | None:
-        return fork_life(self.home, self.firecracker, operation, crash_at=crash_at)
-
-    def whole(self, operation: str) -> Report:
-        report = self.life(operation)
-        assert report is not None
-        return report
-
-    def links(self) -> list[str]:
-        listed = subprocess.run(["ip", "-json", "link"], capture_output=True, check=True, timeout=20).stdout
-        return [link["ifname"] for link in json.loads(listed) if link["ifname"] != "lo"]
+@pytest.fixture(scope="module")
+def host(netns: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    made = Host(tmp_path_factory.mktemp("crash"))
+    try:
+        made.add_bystander()
+        yield made
+    finally:
+        made.clean()
 
 
 @pytest.fixture(scope="module")
-def host(netns: None, tmp_path_factory: pytest.TempPathFactory) -> Host:
-    return Host(tmp_path_factory.mktemp("crash"))
-
-
-@pytest.fixture(scope="module")
-def counted() -> Iterator[dict[str, list[str]]]:
-    """Points by operation; printed as the report."""
-    points: dict[str, list[str]] = {}
+def counted() -> Iterator[Counted]:
+    """Points by operation and what happened at them; printed as the report."""
+    points: Counted = {}
     yield points
-    total = sum(len(found) for found in points.values())
-    print(f"\ncrash points: {total}, " + ", ".join(f"{name} {len(found)}" for name, found in points.items()))
+    for how in (How.KILL, How.RAISE):
+        found = {operation: len(those) for (operation, by), those in points.items() if by is how}
+        print(f"\npoints, {how}: {sum(found.values())}, " + ", ".join(f"{k} {n}" for k, n in found.items()))
 
 
-def reset(host: Host) -> None:
-    if host.whole("look")["state"] != "none":
-        report = host.whole("delete")
-        assert report["error"] == "", report
-    assert host.links() == []
+@pytest.mark.parametrize("operation", BEFORE)
+def test_the_daemon_dies_at_every_point(host: Host, counted: Counted, operation: str) -> None:
+    counted[operation, How.KILL] = walk(host, operation, How.KILL)
 
 
-@pytest.mark.limit(1200)
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_every_point(host: Host, counted: dict[str, list[str]], operation: str) -> None:
-    """A crash at each point in turn, until an operation gets through without reaching the next one."""
-    seen: list[str] = []
-    crash_at = 1
-    while True:
-        reset(host)
-        for earlier in BEFORE[operation]:
-            assert host.whole(earlier)["error"] == ""
-        report = host.life(operation, crash_at=crash_at)
-        if report is not None:
-            points = report["points"]
-            assert isinstance(points, list)
-            seen = [str(point) for point in points]
-            assert report["error"] == "", report
-            break
-        after = host.whole("look")
-        where = f"{operation}, crash at point {crash_at}: {after}"
-        assert after["findings"] == [], where
-        assert after["state"] in ("none", "created", "stopped", "running"), where
-        assert after["alive"] is (after["state"] == "running"), where
-        if after["state"] in ("created", "stopped"):
-            again = host.whole("start")
-            assert (again["error"], again["state"]) == ("", "running"), f"{where}\n{again}"
-        gone = host.whole("delete") if after["state"] != "none" else after
-        assert gone["state"] == "none", where
-        assert host.links() == [], where
-        assert not list((host.home / "state/vms").glob("*")), where
-        crash_at += 1
-    assert len(seen) == crash_at - 1
-    assert seen
-    counted[operation] = seen
+@pytest.mark.parametrize("operation", BEFORE)
+def test_every_point_runs_into_an_error(host: Host, counted: Counted, operation: str) -> None:
+    """No space, busy, not permitted in turn. Then it is repeated, and once more left to the next daemon."""
+    counted[operation, How.RAISE] = walk(host, operation, How.RAISE)
 
 
-def test_every_step_was_a_point(counted: dict[str, list[str]]) -> None:
-    """A step that is new and not covered fails here."""
-    from banger.vm.machine import MACHINE_STEPS
-    from banger.vm.start import BEFORE_DISK, HOST_STEPS
+@pytest.mark.parametrize("how", [How.KILL, How.RAISE])
+def test_reconcile_dies_and_fails_at_every_point(host: Host, counted: Counted, how: How) -> None:
+    counted["reconcile", how] = walk_reconcile(host, how)
 
-    entries = [*BEFORE_DISK, *HOST_STEPS, *MACHINE_STEPS]
-    steps = [step for entry in entries for step in (entry if isinstance(entry, tuple) else (entry,))]
-    points = {point for found in counted.values() for point in found}
-    for step in steps:
-        for when in ("before", "after"):
-            assert f"do:{step.id}:{when}" in points
-            assert f"undo:{step.id}:{when}" in points
+
+@pytest.mark.parametrize("how", [How.KILL, How.RAISE])
+def test_every_step_act_and_repair_was_a_point(counted: Counted, how: How) -> None:
+    """What is new and not covered fails here. (Alone it has nothing to look at.)"""
+    names = [f"{kind}:{step.id}" for step in STEPS for kind in ("do", "undo")]
+    names += [act.value for act in Act]
+    names += [f"fix:{fix}" for fix in Fix if fix and fix not in LAB_ALONE]
+    wanted = {f"{name}:{when}" for name in names for when in ("before", "after")}
+    assert {point for (_, by), points in counted.items() if by is how for point, _ in points} == wanted

@@ -1,0 +1,138 @@
+"""What a life can do, by name: the operations under test, and what leaves something for them.
+
+`orphan` and `plant` put on the host what only reconcile and `host audit --fix` remove: a running VM that the
+store has forgotten, a loop over a file of its folder, an nft table and a bridge that carry the instance's
+mark. (A dm target needs device-mapper: tests/lab.)
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from banger.api.requests import CreateVM, KillVM, SetVM
+from banger.config.instance import instance_id
+from banger.helper import marks
+from banger.model.progress import no_progress
+from banger.system import loops
+from banger.vm.errors import describe_cause
+from banger.vm.planner import Finding
+from banger.vm.service import VMService
+
+MIB = 1 << 20
+NAME = "victim"
+ORPHAN = "orphan"
+BYSTANDER = "bystander"
+OLD_BRIDGE = "br-old"
+
+Operation = Callable[[VMService], Awaitable[object]]
+
+
+class RepairFailed(Exception):
+    """`host audit --fix` names each that failed."""
+
+    def __init__(self, failures: Sequence[tuple[Finding, BaseException]]) -> None:
+        super().__init__("; ".join(f"{f.fix} {f.name}: {describe_cause(error)}" for f, error in failures))
+        self.fixes = tuple(f.fix.value for f, _ in failures)
+
+
+async def create(vms: VMService) -> None:
+    await vms.create(CreateVM(name=NAME), no_progress)
+
+
+async def start(vms: VMService) -> None:
+    await vms.start(vms.resolve(NAME).id, no_progress)
+
+
+async def stop(vms: VMService) -> None:
+    await vms.stop(vms.resolve(NAME).id, no_progress)
+
+
+async def restart(vms: VMService) -> None:
+    await vms.restart(vms.resolve(NAME).id, no_progress)
+
+
+async def change(vms: VMService) -> None:
+    request = SetVM(work_disk_size_bytes=96 * MIB)
+    await vms.set(vms.resolve(NAME).id, request, progress=no_progress)
+
+
+async def kill(vms: VMService) -> None:
+    await vms.kill(vms.resolve(NAME).id, KillVM(signal="KILL"), progress=no_progress)
+
+
+async def delete(vms: VMService) -> None:
+    await vms.delete(vms.resolve(NAME).id, no_progress)
+
+
+async def repair(vms: VMService) -> None:
+    if failures := await vms.repair(await vms.audit()):
+        raise RepairFailed(failures)
+
+
+async def bystander(vms: VMService) -> None:
+    await vms.create(CreateVM(name=BYSTANDER), no_progress)
+
+
+async def plant(vms: VMService) -> None:
+    """A VM's row goes, as from a database that was put back; and what else a mark can be on."""
+    record = await vms.create(CreateVM(name=ORPHAN), no_progress)
+    folder = Path(record.runtime.vm_dir)
+    state = folder.parent.parent
+    with sqlite3.connect(state / "banger.db") as database:
+        database.execute("DELETE FROM vms WHERE id = ?", (record.id,))
+    database.close()
+    instance = instance_id(str(state))
+    backing = folder / "cow.img"
+    backing.touch(mode=0o600)
+    os.truncate(backing, MIB)
+    loops.attach(str(backing), read_only=True, label=marks.loop_label(instance, record.id))
+    table = f"inet {marks.nft_table(instance)}"
+    _command("nft", "-f", "-", stdin=f"add table {table}\nadd chain {table} c\n")
+    _command("ip", "link", "add", OLD_BRIDGE, "type", "bridge")
+    _command("ip", "link", "set", OLD_BRIDGE, "alias", marks.link_alias(instance, "", "bridge"))
+
+
+def _command(*argv: str, stdin: str = "") -> None:
+    subprocess.run(argv, check=True, timeout=30, capture_output=True, text=True, input=stdin)
+
+
+OPERATIONS: dict[str, Operation] = {
+    "create": create,
+    "start": start,
+    "stop": stop,
+    "restart": restart,
+    "set": change,
+    "kill": kill,
+    "delete": delete,
+    "repair": repair,
+    "bystander": bystander,
+    "plant": plant,
+}
+
+BEFORE: dict[str, tuple[str, ...]] = {
+    "create": (),
+    "start": ("create", "stop"),
+    "stop": ("create",),
+    "restart": ("create",),
+    "set": ("create",),
+    "kill": ("create",),
+    "delete": ("create",),
+    "repair": ("plant",),
+}
+"""The operations under test, and what brings a VM where each begins."""
+
+AFTER = {
+    "create": "running",
+    "start": "running",
+    "stop": "stopped",
+    "restart": "running",
+    "set": "running",
+    "kill": "stopped",
+    "delete": "none",
+    "repair": "none",
+}
+"""The state in which each ends."""
