@@ -30,7 +30,7 @@ pytestmark = [
 
 CLONE_NEWNET = 0x40000000
 LAB_ALONE = {Fix.REMOVE_DM}
-"""Repairs that need device-mapper: tests/lab."""
+"""Repairs that need device-mapper: tests/unit/vm/test_executor.py passes their points."""
 
 Counted = dict[tuple[str, How], Points]
 
