@@ -22,8 +22,10 @@ from banger.config.paths import Paths, resolve_paths
 from banger.config.settings import Settings
 from banger.errors import BangerError
 from banger.image import initramfs
+from banger.image.archive import Archive, debian_architecture
 from banger.image.kernel import KernelService
 from banger.image.service import ImageService, ensure_e2fsprogs
+from banger.image.staging import staged
 from banger.image.tools import Tool, ToolService
 from banger.model.progress import Progress, ProgressEvent, no_progress
 from banger.model.records import Image, Kernel
@@ -31,6 +33,8 @@ from banger.system.ext4 import E2fsprogs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 IMAGE = "debian-bookworm"
+GUEST_PACKAGES = ("vim-tiny", "vim-common", "tmux", "libevent-core-2.1-7", "libutempter0")
+"""What tests run in guests and the image lacks, with what it needs that the image lacks, too."""
 BUILD_TIMEOUT_S = 3600.0
 
 
@@ -44,6 +48,7 @@ class Artifacts:
     kernel: Kernel
     vhost_device_vsock: Tool
     e2fsprogs: E2fsprogs
+    guest_debs: Path  # a folder with GUEST_PACKAGES
 
     @property
     def vmlinux(self) -> Path:
@@ -157,7 +162,29 @@ async def _build(progress: Progress) -> Artifacts:
         kernel=await kernels.ensure(IMAGE, progress),
         vhost_device_vsock=await tools.ensure_tool("vhost-device-vsock", progress),
         e2fsprogs=await ensure_e2fsprogs(tools, progress),
+        guest_debs=await _guest_debs(home, progress),
     )
+
+
+async def _guest_debs(home: Path, progress: Progress) -> Path:
+    folder = home / "guest-debs"
+
+    def is_whole() -> bool:
+        return all((folder / f"{name}.deb").is_file() for name in GUEST_PACKAGES)
+
+    if is_whole():
+        return folder
+    async with staged(folder, already=is_whole) as staging:
+        if staging is not None:
+            async with Archive.open(resolve_paths({"BANGER_HOME": str(home)}).downloads_dir) as archive:
+                for name in GUEST_PACKAGES:
+                    found = await archive.find(
+                        name, suite="bookworm", architecture=debian_architecture(), progress=progress
+                    )
+                    shutil.copyfile(
+                        await archive.download(found, progress=progress), staging / f"{name}.deb"
+                    )
+    return folder
 
 
 def _link(source: str, target: str) -> str:

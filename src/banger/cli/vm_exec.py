@@ -57,12 +57,19 @@ def run_in_guest(
     variables = dict(how.env)
     if how.terminal:
         variables.setdefault("TERM", os.environ.get("TERM") or "xterm")
+        if how.purpose == "shell" and _speaks_utf8():
+            variables.setdefault("LANG", "C.UTF-8")  # else vim and tmux take our terminal for an old one
     connection = connect_agent(client, reference, purpose=how.purpose)
     execution = Exec(connection, terminal=how.terminal, companion=companion)
     try:
         return execution.run(argv, variables, cwd=how.cwd, user=how.user)
     except CommandNotStarted as failure:
         return _not_started(failure)
+
+
+def _speaks_utf8() -> bool:
+    locale = os.environ.get("LC_ALL") or os.environ.get("LC_CTYPE") or os.environ.get("LANG") or ""
+    return locale.lower().replace("-", "").endswith("utf8")
 
 
 def _not_started(failure: CommandNotStarted) -> int:

@@ -135,9 +135,7 @@ async def stats(request: web.Request) -> web.StreamResponse:
     vms = daemon_of(request).services.vms
     taken = await vms.stats(record.id)
     guest = await vms.figures(record.id)
-    return answer(
-        StatsReply(id=record.id, name=record.name, state=record.state, stats=taken, guest=guest)
-    )
+    return answer(StatsReply(id=record.id, name=record.name, state=record.state, stats=taken, guest=guest))
 
 
 async def health(request: web.Request) -> web.StreamResponse:

@@ -202,3 +202,19 @@ def test_shell_at_a_terminal(banger: Instance, vm: str) -> None:
 def test_terminal_that_the_guest_does_not_know(banger: Instance, vm: str, term: str, becomes: str) -> None:
     done = banger("vm", "shell", "-t", vm, stdin=b"echo is $TERM.\nexit\n", TERM=term)
     assert f"is {becomes}.".encode() in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("locale", "words", "becomes"),
+    [
+        ({"LANG": "de_DE.UTF-8"}, [], "C.UTF-8"),
+        ({"LANG": "C", "LC_ALL": "en_GB.utf8"}, [], "C.UTF-8"),
+        ({"LANG": "de_DE.ISO-8859-1"}, [], "unset"),
+        ({"LANG": "C.UTF-8"}, ["-e", "LANG=C"], "C"),
+    ],
+)
+def test_a_terminal_in_utf8_is_one_in_the_guest(
+    banger: Instance, vm: str, locale: dict[str, str], words: list[str], becomes: str
+) -> None:
+    done = banger("vm", "shell", "-t", *words, vm, stdin=b"echo lang ${LANG-unset}.\nexit\n", **locale)
+    assert f"lang {becomes}.".encode() in done.stdout
