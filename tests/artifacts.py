@@ -181,9 +181,7 @@ async def _guest_debs(home: Path, progress: Progress) -> Path:
                     found = await archive.find(
                         name, suite="bookworm", architecture=debian_architecture(), progress=progress
                     )
-                    shutil.copyfile(
-                        await archive.download(found, progress=progress), staging / f"{name}.deb"
-                    )
+                    shutil.copyfile(await archive.download(found, progress=progress), staging / f"{name}.deb")
     return folder
 
 

@@ -209,7 +209,7 @@ def test_terminal_that_the_guest_does_not_know(banger: Instance, vm: str, term: 
     [
         ({"LANG": "de_DE.UTF-8"}, [], "C.UTF-8"),
         ({"LANG": "C", "LC_ALL": "en_GB.utf8"}, [], "C.UTF-8"),
-        ({"LANG": "de_DE.ISO-8859-1"}, [], "unset"),
+        ({"LC_ALL": "de_DE.ISO-8859-1"}, [], "unset"),
         ({"LANG": "C.UTF-8"}, ["-e", "LANG=C"], "C"),
     ],
 )
