@@ -111,7 +111,7 @@ def amount(count: float) -> str:
 @click.option("-a", "--archive", "owners", is_flag=True, help="Keep owners and set-id bits too.")
 @click.option("-L", "--follow-link", "follow", is_flag=True, help="Where SRC is a link: what it leads to.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
-def cp(source: str, destination: str, owners: bool, follow: bool, quiet: bool) -> None:
+def cp(source: str, destination: str, owners: bool, follow: bool, quiet: bool) -> int:
     ctx = click.get_current_context()
     here, there = parse_place(source), parse_place(destination)
     if bool(here.vm) == bool(there.vm):
@@ -126,9 +126,12 @@ def cp(source: str, destination: str, owners: bool, follow: bool, quiet: bool) -
     with Client() as client:
         try:
             copied = _copy(client, here, there, owners=owners, follow=follow, meter=meter)
+        except BrokenPipeError:  # whoever read the archive has had enough, which is not click's to say
+            return 128 + signal.SIGPIPE
         finally:
             meter.close()
     meter.done(copied)
+    return 0
 
 
 def _copy(client: Client, here: Place, there: Place, *, owners: bool, follow: bool, meter: Meter) -> Copied:
