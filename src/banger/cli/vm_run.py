@@ -95,7 +95,7 @@ def run(
             if detach:
                 out(vm_id)
                 progress.line(
-                    f"{name} runs: banger vm exec -t {name} -- sh, banger vm delete {name}", dim=True
+                    f"{name} runs: banger vm shell {name}, banger vm delete {name}", dim=True
                 )
                 return 0
             command = argv or SHELL

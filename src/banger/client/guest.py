@@ -146,6 +146,7 @@ class Exec:
         self._stdout, self._stderr = Output(stdout), Output(stderr)
         self._outputs = (self._stdout, self._stderr)
         self._size_of = (0 if stdin is None else stdin, stdout)
+        self._size = (0, 0)
         self._raw: RawTerminal | None = None
         self._status: int | None = None
         self._impatience = 0
@@ -157,7 +158,7 @@ class Exec:
 
         CommandNotStarted, GUEST_UNREACHABLE when the connection breaks before the command's end.
         """
-        rows, cols = window_size(*self._size_of)
+        rows, cols = self._size = window_size(*self._size_of)
         try:
             request = wire.encode_exec(
                 argv,
@@ -283,6 +284,8 @@ class Exec:
             self._window += wire.Fields(payload).number(wire.WINDOW_BYTES)
         elif kind == wire.FRAME_STARTED:
             self._started = True
+            if self._terminal and window_size(*self._size_of) != self._size:
+                self._send_size()  # it changed before we heard of such changes
         elif kind == wire.FRAME_EXIT:
             fields = wire.Fields(payload)
             number = fields.number(wire.EXIT_SIGNAL)
@@ -333,7 +336,7 @@ class Exec:
     def _forward(self, numbers: Sequence[int]) -> None:
         for number in numbers:
             if number == signal.SIGWINCH:
-                self._send(wire.encode_resize(*window_size(*self._size_of)))
+                self._send_size()
                 continue
             if number in (signal.SIGTSTP, signal.SIGCONT):
                 self._stopped_or_continued(number)
@@ -359,4 +362,8 @@ class Exec:
             signal.signal(signal.SIGTSTP, handler)
         if self._raw is not None:
             self._raw.enter()
-        self._send(wire.encode_resize(*window_size(*self._size_of)))
+        self._send_size()
+
+    def _send_size(self) -> None:
+        self._size = window_size(*self._size_of)
+        self._send(wire.encode_resize(*self._size))

@@ -47,7 +47,7 @@ def test_run_without_rm_leaves_the_vm(banger: Instance) -> None:
 def test_detach_prints_the_id_and_how_to_come_back(banger: Instance) -> None:
     done = banger("vm", "run", "-d", "--name", "detached")
     assert done.stdout.decode().strip() in banger.ids()
-    assert b"banger vm exec -t detached" in done.stderr
+    assert b"banger vm shell detached" in done.stderr
     banger("vm", "delete", "detached")
 
 
