@@ -9,6 +9,7 @@
 #include "base.h"
 #include "ending.h"
 #include "requests.h"
+#include "session.h"
 #include "shared.h"
 
 #define INIT_MS 60000   /* for a booting init to be there and to listen to signals */
@@ -120,9 +121,11 @@ void request_shutdown(int fd, const struct frame *request)
 		/* The promise first: from here on nothing but pid 1's own start can be waited for. */
 		phase_reach(PHASE_SHUTDOWN);
 		reply_ok(fd, &empty);
+		sessions_hang_up(); /* init does not know them, and could not unmount what they use */
 		signal_pid1(reboot ? SIGNAL_REBOOT : SIGNAL_POWEROFF);
 	} else if (run_program(reboot)) {
 		phase_reach(PHASE_SHUTDOWN);
+		sessions_hang_up();
 		reply_ok(fd, &empty);
 	} else {
 		reply_error(fd, "failed", "the image has no program to shut down with", 0);

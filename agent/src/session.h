@@ -28,6 +28,7 @@ enum operation {
 	OPERATION_RESIZE,   /* a rows, b cols */
 	OPERATION_SIGNAL,   /* a: number → DONE, or GONE when the command has ended. From anybody */
 	OPERATION_STOP,     /* a: grace in ms. From anybody */
+	OPERATION_HANG_UP,  /* the machine is about to end. From anybody */
 	OPERATION_DISCARD,  /* kill, and lose what cannot be written. From anybody */
 	OPERATION_JOINED,   /* a: STARTED_FLAG_…, b: credit */
 	OPERATION_NOTE,     /* the logs have grown */
@@ -92,6 +93,9 @@ bool keeper_send(int keeper, const struct message *message, size_t length, int64
 ssize_t keeper_receive(int keeper, struct message *message, int64_t deadline);
 
 uint64_t sessions_running(void);
+
+/* Tell all keepers that the machine is about to end. Waits for none of them. */
+void sessions_hang_up(void);
 
 /* sessionkeeper.c: owns the command until its end is written down; never returns. */
 void keeper_run(int folder, int listener, const struct asked *asked) __attribute__((noreturn));

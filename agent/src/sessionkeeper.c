@@ -289,7 +289,14 @@ static void end_command(int signal_number, int64_t patience)
 
 static bool machine_ends(void)
 {
-	return !shared->on_host && (shared->agent_is_init ? phase_now() == PHASE_SHUTDOWN : systemd_is_ending());
+	return !shared->on_host && (phase_now() == PHASE_SHUTDOWN || (!shared->agent_is_init && systemd_is_ending()));
+}
+
+/* Shells at a terminal ignore TERM. */
+static void hang_up(void)
+{
+	if (!keeper.stopping && !keeper.ended)
+		end_command(keeper.terminal ? SIGHUP : SIGTERM, shared->agent_is_init ? INIT_HANGUP_MS : HANGUP_MS);
 }
 
 static void look_around(void)
@@ -297,8 +304,8 @@ static void look_around(void)
 	int64_t now = now_ms();
 	if (now >= keeper.look_at) {
 		keeper.look_at = now + LOOK_MS;
-		if (!keeper.stopping && !keeper.ended && machine_ends())
-			end_command(SIGHUP, shared->agent_is_init ? INIT_HANGUP_MS : HANGUP_MS);
+		if (machine_ends())
+			hang_up();
 	}
 	if (keeper.kill_at && now >= keeper.kill_at && !keeper.ended)
 		kill(-keeper.pid, SIGKILL);
@@ -383,6 +390,9 @@ static bool take(struct client *client, size_t length)
 		return true;
 	case OPERATION_STOP:
 		end_command(SIGTERM, message.a);
+		return true;
+	case OPERATION_HANG_UP:
+		hang_up();
 		return true;
 	case OPERATION_DISCARD:
 		keeper.discards = true;

@@ -21,6 +21,7 @@
 #include "mounts.h"
 #include "shared.h"
 
+#define STATE_ROOM 8192 /* of a record, for what is not the request */
 #define MAX_FILE (WIRE_MAX_EXEC_PAYLOAD + WIRE_MAX_PAYLOAD)
 
 const char *const session_logs[SESSION_LOGS] = {"stdout.log", "stderr.log"};
@@ -238,6 +239,13 @@ static void put_u64(struct record *record, uint8_t tag, uint64_t number)
 	put(record, tag, bytes, sizeof bytes);
 }
 
+/* Of the two files only what belongs into each counts: whoever is root in the guest can write them, and
+ * a record must have the id it was asked for by. */
+static bool is_asked(uint8_t tag)
+{
+	return (tag >= SESSION_NAME && tag <= SESSION_TAG) || tag == SESSION_CREATED || tag == SESSION_BOOT_ID;
+}
+
 /* What was asked for. The rest of the record always fits behind it. */
 static void put_asked(struct record *record, const struct frame *session, size_t most)
 {
@@ -246,14 +254,15 @@ static void put_asked(struct record *record, const struct frame *session, size_t
 	uint64_t left_out = 0;
 	while (fields_next(&fields, &field) > 0) {
 		bool command = field.tag == SESSION_ARGUMENT || field.tag == SESSION_ENV;
-		if (field.tag == SESSION_ID)
+		size_t length = field.length + WIRE_FIELD_HEADER_BYTES, room = sizeof record->bytes - STATE_ROOM - record->length;
+		if (!is_asked(field.tag))
 			continue;
-		if (command && (left_out || field.length + WIRE_FIELD_HEADER_BYTES > most))
+		if (command && (left_out || length > most || length > room))
 			left_out++;
-		else
+		else if (length <= room)
 			put(record, field.tag, field.bytes, field.length);
 		if (command && !left_out)
-			most -= field.length + WIRE_FIELD_HEADER_BYTES;
+			most -= length;
 	}
 	if (left_out)
 		put_u64(record, SESSION_LEFT_OUT, left_out);
@@ -308,7 +317,7 @@ static void put_status(struct record *record, int folder, const struct frame *se
 	while (fields_next(&fields, &field) > 0) {
 		/* What a keeper last wrote while it lived is not true any more. */
 		bool stale = field.tag == SESSION_LAST_ERROR || (field.tag == SESSION_STATUS && !keeper_lives);
-		if (final || !stale)
+		if (field.tag >= SESSION_STATUS && field.tag != SESSION_BOOT_ID && (final || !stale))
 			put(record, field.tag, field.bytes, field.length);
 	}
 	if (!final && keeper_lives) {
@@ -358,6 +367,28 @@ static bool count_running(int sessions, const char *id, void *context)
 	if (keeper != -1)
 		++*(uint64_t *)context;
 	return true;
+}
+
+static bool hang_up(int sessions, const char *id, void *context)
+{
+	static const struct message message = {.operation = OPERATION_HANG_UP};
+	int keeper = keeper_connect(id);
+	(void)sessions;
+	(void)context;
+	if (keeper >= 0) {
+		keeper_send(keeper, &message, 0, 0);
+		close(keeper);
+	}
+	return true;
+}
+
+void sessions_hang_up(void)
+{
+	int sessions = sessions_folder(false);
+	if (sessions >= 0) {
+		sessions_each(sessions, hang_up, NULL);
+		close(sessions);
+	}
 }
 
 uint64_t sessions_running(void)

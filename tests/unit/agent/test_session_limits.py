@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -358,3 +359,32 @@ def test_a_keeper_that_hangs_holds_up_no_list(sessions: Sessions) -> None:
     finally:
         os.kill(keeper, signal.SIGCONT)
     assert wire.SESSION_LAST_ERROR not in sessions.record(hanging)
+
+
+def test_random_requests_do_no_harm(sessions: Sessions) -> None:
+    """Fields of every tag, right, wrong or nonsense, for sessions that run and that do not."""
+    dice = random.Random(5)
+    running, ended = sessions.start("cat", stdin=True), sessions.start("echo", "hello")
+    ids = [running, ended, ID, "x", b"\0" * 32]
+    numbers = [0, 1, 2, 3, 7, 64, 65, 80, 65536, (1 << 32) - 1, (1 << 64) - 1]
+    texts = ["", "a", "b=c", "/", "x" * 300, b"\xff\0"]
+    kinds = [kind for kind in range(wire.FRAME_SESSION_START, 0x4C) if kind != wire.FRAME_SESSION_REMOVE]
+    for _ in range(400):
+        fields: list[tuple[int, bytes | str | int]] = [(wire.SESSION_ID, dice.choice(ids))]
+        for _ in range(dice.randrange(6)):
+            fields.append((dice.randrange(40), dice.choice([*numbers, *texts])))
+        payload = encode_fields(fields)
+        if dice.random() < 0.2:
+            payload = payload[: dice.randrange(len(payload) + 1)]
+        with Connection(sessions.agent, encode_frame(dice.choice(kinds), payload)) as connection:
+            for _ in range(dice.randrange(3)):
+                inner = encode_fields([(dice.randrange(4), dice.choice([*numbers, *texts]))])
+                with suppress(ConnectionError):
+                    connection.send(encode_frame(dice.randrange(0x20, 0x50), inner))
+            connection.socket.settimeout(0.01)
+            with suppress(Refused, ConnectionError, TimeoutError):
+                connection.next()
+    for record in sessions.list().values():
+        assert record.text(wire.SESSION_STATUS) in ("running", "stopping", "exited", "failed")
+    started = sessions.start("true")  # and life goes on
+    assert sessions.ended(started).number(wire.SESSION_EXIT_CODE) == 0
