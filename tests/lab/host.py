@@ -50,8 +50,8 @@ class LabHost:
         self.folder = folder
 
     async def run(self, script: str, *, timeout_s: float) -> tuple[int, str]:
-        """A shell script in the lab host: its status and what it said, on both streams. Starting anything
-        there is slow, so scripts are few and long."""
+        """A shell script in the lab host: its status and what it said, on both streams (in FOLDER/run.log as
+        it goes). Starting anything there is slow, so scripts are few and long."""
         said = bytearray()
         status = -1
         async with (
@@ -63,6 +63,7 @@ class LabHost:
                 match event:
                     case Stdout() | Stderr():
                         said += event.data
+                        (self.folder / "run.log").write_bytes(said)
                     case Exited():
                         status = event.status
         return status, said.decode("utf-8", "replace")

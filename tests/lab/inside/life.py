@@ -1,7 +1,8 @@
 """A daemon's services in a child process that can be killed: the lab's own, on dm-snapshot root disks.
 
 The parent has everything imported and forks: Python takes long to start in the lab. Requests and replies
-are JSON lines on a socket pair. A `Daemon` that is killed (SIGKILL) leaves what a killed daemon leaves.
+are JSON lines on a socket pair. A `Daemon` that is killed (SIGKILL), or kills itself at a crash point, leaves
+what a killed daemon leaves.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from banger.guest.stream import Exited, Stdout
 from banger.helper.validate import MONITOR_PROGRAMS
 from banger.model.progress import no_progress
 from banger.vm.service import VMService
+from tests.lab.inside.crashes import CrashPoints, Point, watch_block_devices
 
 MIB = 1 << 20
 ROOT_BYTES = 2 << 30
@@ -73,6 +75,19 @@ class Daemon:
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
 
+    def dies(self, point: Point, *request: str) -> None:
+        """It kills itself when the request comes to the point. Raises AssertionError when it does not."""
+        self.ask("arm", point[0], str(point[1]))
+        self._socket.sendall(json.dumps(request).encode() + b"\n")
+        said = self._replies.readline()
+        assert not said, f"{request} went past {point}: {said}"
+
+    def points_of(self, *request: str) -> list[Point]:
+        """Serve the request, and say which crash points it passed."""
+        self.ask("count")
+        self.ask(*request)
+        return [(name, nth) for name, nth in json.loads(self.ask("points"))]
+
     def __enter__(self) -> Daemon:
         return self
 
@@ -104,8 +119,13 @@ def _serve(control: socket.socket, home: Path, firecracker: str) -> NoReturn:
 
 
 async def _live(control: socket.socket, home: Path, firecracker: str) -> None:
+    crash = CrashPoints()
+    watch_block_devices(crash)
     services = await compose(
-        resolve_paths({"BANGER_HOME": str(home)}), settings_for(firecracker), programs=PROGRAMS
+        resolve_paths({"BANGER_HOME": str(home)}),
+        settings_for(firecracker),
+        crash_point=crash,
+        programs=PROGRAMS,
     )
     vms = services.vms
     assert isinstance(vms, VMService)
@@ -115,7 +135,7 @@ async def _live(control: socket.socket, home: Path, firecracker: str) -> None:
     try:
         while line := await reader.readline():
             try:
-                _reply(control, said=await _answer(vms, *json.loads(line)))
+                _reply(control, said=await _answer(vms, crash, *json.loads(line)))
             except Exception:
                 _reply(control, error=traceback.format_exc())
     finally:
@@ -129,11 +149,16 @@ def _reply(control: socket.socket, **fields: str) -> None:
     control.setblocking(False)
 
 
-async def _answer(vms: VMService, what: str, name: str = "", *words: str) -> str:
+async def _answer(vms: VMService, crash: CrashPoints, what: str, name: str = "", *words: str) -> str:
+    if what in ("count", "points", "arm"):
+        return crash.answer(what, name, *words)
+    if what == "names":
+        return " ".join(record.name for record in vms.list())
     if what == "audit":
         return "\n".join(f"{f.kind} {f.name}: {f.problem}" for f in await vms.audit())
-    if what == "create":
-        return (await vms.create(CreateVM(name=name, init="agent"), no_progress)).id
+    if what in ("create", "reserve"):
+        request = CreateVM(name=name, init="agent", start=what == "create")
+        return (await vms.create(request, no_progress)).id
     record = vms.resolve(name)
     match what:
         case "start":
