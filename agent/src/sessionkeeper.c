@@ -558,6 +558,9 @@ static void launch_failed(const char *code)
 	keeper.ended_at = keeper.updated = seconds();
 	put_state(&status, "failed");
 	put_number(&status, SESSION_ENDED, keeper.ended_at);
+	/* What a shell would exit with; the rest is no command's end. */
+	if (!strcmp(code, "not_found") || !strcmp(code, "not_executable"))
+		put_number(&status, SESSION_EXIT_CODE, !strcmp(code, "not_found") ? 127 : 126);
 	if (!write_status(&status))
 		say("cannot write a session's status: %s", strerror(errno));
 	_exit(0);

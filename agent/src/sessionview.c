@@ -360,14 +360,17 @@ static void send_exit(struct view *view, const struct view_request *request)
 {
 	static struct record record;
 	struct builder builder = {0};
-	char why[512] = "the session was removed";
+	char why[512] = "the session was removed", status[16] = "";
 	uint64_t number;
 	if (session_record(&record, request->sessions, request->id, 0, now_ms() + REPLY_MS)) {
 		format_text(why, sizeof why, "the session has failed");
 		session_text(&record.status, SESSION_LAST_ERROR, why, sizeof why);
-		if (session_number(&record.status, SESSION_EXIT_CODE, &number))
+		session_text(&record.status, SESSION_STATUS, status, sizeof status);
+		/* Of a failed launch the reason says more than a status, which the record has. */
+		bool failed = !strcmp(status, "failed");
+		if (!failed && session_number(&record.status, SESSION_EXIT_CODE, &number))
 			put_number(&builder, EXIT_CODE, number);
-		else if (session_number(&record.status, SESSION_EXIT_SIGNAL, &number))
+		else if (!failed && session_number(&record.status, SESSION_EXIT_SIGNAL, &number))
 			put_number(&builder, EXIT_SIGNAL, number);
 	}
 	if (!builder.length) {

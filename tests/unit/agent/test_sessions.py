@@ -344,16 +344,16 @@ def test_logs_follow_to_the_end(sessions: Sessions) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "user", "cwd", "stage", "message"),
+    ("argv", "user", "cwd", "stage", "message", "status"),
     [
-        (["true"], "nobody-at-all", "", "user", "no such user or group: nobody-at-all"),
-        (["true"], "", "/no/such/folder", "cwd", "/no/such/folder: No such file"),
-        (["no-such-command"], "", "", "exec", "no-such-command: No such file"),
-        (["/etc/passwd"], "", "", "exec", "/etc/passwd: Permission denied"),
+        (["true"], "nobody-at-all", "", "user", "no such user or group: nobody-at-all", None),
+        (["true"], "", "/no/such/folder", "cwd", "/no/such/folder: No such file", None),
+        (["no-such-command"], "", "", "exec", "no-such-command: No such file", 127),
+        (["/etc/passwd"], "", "", "exec", "/etc/passwd: Permission denied", 126),
     ],
 )
 def test_launches_that_fail_are_kept(
-    sessions: Sessions, argv: list[str], user: str, cwd: str, stage: str, message: str
+    sessions: Sessions, argv: list[str], user: str, cwd: str, stage: str, message: str, status: int | None
 ) -> None:
     started = sessions.start(*argv, user=user, cwd=cwd)
     record = sessions.record(started)
@@ -362,7 +362,8 @@ def test_launches_that_fail_are_kept(
     assert record.text(wire.SESSION_LAUNCH_MESSAGE).startswith(message)
     assert record.text(wire.SESSION_LAST_ERROR).startswith(message)
     assert wire.SESSION_PID not in record
-    assert wire.SESSION_EXIT_CODE not in record
+    code = record.number(wire.SESSION_EXIT_CODE) if wire.SESSION_EXIT_CODE in record else None
+    assert code == status
     with sessions.attach(started) as attached, pytest.raises(Refused) as caught:
         attached.to_exit()
     assert caught.value.code == "failed"

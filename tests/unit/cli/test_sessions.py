@@ -210,6 +210,15 @@ def test_a_command_that_is_not_there(banger: Instance, vm: str) -> None:
     assert show(banger, vm, "nowhere")["launch_stage"] == "cwd"
 
 
+@pytest.mark.parametrize(("program", "status"), [("no-such-program", 127), ("/etc/passwd", 126)])
+def test_start_and_attach_fails_as_exec_does(banger: Instance, vm: str, program: str, status: int) -> None:
+    name = f"fails-{status}"
+    done = banger("vm", "session", "start", "--attach", vm, "--name", name, "--", program, status=status)
+    assert done.stdout == b""
+    assert program.encode() in done.stderr
+    assert show(banger, vm, name)["exit_code"] == status
+
+
 def test_start_and_attach_is_as_a_command(banger: Instance, vm: str) -> None:
     done = banger(
         *("vm", "session", "start", "-i", "--attach", vm, "--name", "piped", "--"),
