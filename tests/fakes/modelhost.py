@@ -89,6 +89,7 @@ class ModelHost:
         self.processes: dict[int, Process] = {}
         self.tables: set[tuple[str, str]] = set()
         self.dead = False
+        self.listening = 0
         self.calls = 0
         self.fault: Fault | None = None
         self.fired = ""

@@ -99,6 +99,7 @@ class ModelReady:
 
         await self._host.call("file:ready", effect)
         self._bound = True
+        self._host.listening += 1
 
     async def wait_ready(self) -> None:
         while True:
@@ -108,9 +109,12 @@ class ModelReady:
             await asyncio.get_running_loop().create_future()  # a machine that has died: nobody calls
 
     async def aclose(self) -> None:
-        if self._bound and not self._host.dead:
-            Path(self._vm_dir, SOCKET).unlink(missing_ok=True)
-        self._bound = False
+        bound, self._bound = self._bound, False
+        await asyncio.sleep(0)  # its tasks end
+        if bound:
+            self._host.listening -= 1
+            if not self._host.dead:
+                Path(self._vm_dir, SOCKET).unlink(missing_ok=True)
 
 
 class ModelAgent:
@@ -192,7 +196,7 @@ class ModelMachine:
         return Exit(status=None, reason="unknown")
 
     async def close(self) -> None:
-        pass
+        await asyncio.sleep(0)
 
 
 class ModelMonitor:

@@ -32,6 +32,7 @@ from banger.model.progress import Progress, ProgressEvent, no_progress
 from banger.model.records import Image, now
 from banger.system import ext4
 from banger.system.ext4 import E2fsprogs
+from banger.system.lockorder import OrderedLock, Rank
 
 RECORD = "image.json"
 ROOTFS = "rootfs.ext4"
@@ -70,6 +71,7 @@ class ImageService:
         self._store = store
         self._kernels = kernels
         self._tools = tools
+        self._making_initramfs = OrderedLock(Rank.LEAF, "initramfs")
 
     def list(self) -> Sequence[Image]:
         return self._store.list()
@@ -97,12 +99,13 @@ class ImageService:
 
     async def ensure_initramfs(self, image: Image) -> Path:
         """The shared initramfs for this image's kernel and today's agent; made when one of them is new."""
-        return await asyncio.to_thread(
-            initramfs.ensure_shared,
-            Path(image.modules_dir),
-            initramfs.agent_binary(),
-            self._initramfs_dir / ".initramfs" / Path(image.artifact_dir).name,
-        )
+        async with self._making_initramfs:  # many VMs may be started at once with a new agent
+            return await asyncio.to_thread(
+                initramfs.ensure_shared,
+                Path(image.modules_dir),
+                initramfs.agent_binary(),
+                self._initramfs_dir / ".initramfs" / Path(image.artifact_dir).name,
+            )
 
     async def e2fsprogs(self, progress: Progress = no_progress) -> E2fsprogs:
         """The ext4 programs: the host's where they can do all that is needed, else banger's copies."""

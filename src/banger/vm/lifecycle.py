@@ -15,7 +15,7 @@ from banger.errors import BangerError, ErrorCode
 from banger.guest.agent import AgentClient
 from banger.guest.ready import ReadyListener
 from banger.model.progress import Progress, ProgressEvent
-from banger.model.states import VMState
+from banger.model.states import CLAIMS_LIFE, VMState
 from banger.vm.errors import CleanupFailed, StepFailed, describe_cause
 from banger.vm.live import LiveMachines
 from banger.vm.liveness import MONITOR_ROLE, vm_alive
@@ -52,7 +52,7 @@ class Lifecycle:
         if self.alive(subject):
             return
         before = subject.record.state
-        if not subject.handles.is_empty() or before is VMState.RUNNING:
+        if not subject.handles.is_empty() or before in CLAIMS_LIFE:  # or an operation that could not end
             await self._clean_leftovers(subject, progress)
             before = subject.record.state
         began = time.monotonic()
@@ -79,9 +79,10 @@ class Lifecycle:
             machine = live.machine if live else None
             try:
                 await self._ask_guest(subject, machine, progress=progress)
-            except BangerError as error:
-                log.warning("%s: graceful stop failed: %s; killing", subject.name, error.brief)
-                progress(ProgressEvent(step="kill", message=f"{error.brief}; killing"))
+            except Exception as error:
+                why = describe_cause(error)
+                log.warning("%s: graceful stop failed: %s; killing", subject.name, why)
+                progress(ProgressEvent(step="kill", message=f"{why}; killing"))
             except asyncio.CancelledError:
                 # the guest may be going already; its end is seen by the watcher
                 await finish(subject.set_state(VMState.RUNNING), deadline_s=self._cleanup_s)
@@ -127,7 +128,7 @@ class Lifecycle:
     async def _clean_leftovers(self, subject: Subject, progress: Progress) -> None:
         progress(ProgressEvent(step="clean", message="cleaning up after an earlier run"))
         target = (
-            VMState.STOPPED if subject.record.state in (VMState.RUNNING, VMState.STOPPED) else VMState.ERROR
+            VMState.STOPPED if subject.record.state in (*CLAIMS_LIFE, VMState.STOPPED) else VMState.ERROR
         )
         await self.tear_down(subject, target, last_error=None)
 

@@ -12,9 +12,12 @@ from collections.abc import Awaitable, Callable
 
 from banger.guest.ready import ReadyListener
 from banger.system.lockorder import unheld
+from banger.vm.locks import finish
 from banger.vmm.protocol import Exit, Machine
 
 log = logging.getLogger(__name__)
+
+CLOSE_DEADLINE_S = 10.0
 
 OnExit = Callable[[str, Exit, str], Awaitable[None]]
 """(vm_id, how the monitor ended, what the guest said it was ending for: "" | poweroff | reboot | halt)"""
@@ -48,14 +51,14 @@ class LiveMachines:
         return live
 
     async def forget(self, vm_id: str) -> None:
-        """Stop watching and let go of the connections. The machine is not touched."""
+        """Stop watching and let go of the connections, all of them even when cancelled. The machine is not
+        touched."""
         live = self._live.pop(vm_id, None)
         if live is None:
             return
         if live.watcher is not None and live.watcher is not asyncio.current_task():
             live.watcher.cancel()
-        await live.machine.close()
-        await live.ready.aclose()
+        await finish(_let_go(live), deadline_s=CLOSE_DEADLINE_S)
 
     async def close(self) -> None:
         for vm_id in list(self._live):
@@ -72,3 +75,10 @@ class LiveMachines:
             await self._on_exit(vm_id, how, live.ready.ending)
         except Exception:
             log.exception("handling the end of %s failed", vm_id[:8])
+
+
+async def _let_go(live: Live) -> None:
+    try:
+        await live.machine.close()
+    finally:
+        await live.ready.aclose()

@@ -8,8 +8,8 @@ Order: VM lock → reservation lock → artifacts → leaf locks inside services
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 from banger.system.lockorder import OrderedLock, Rank
@@ -31,10 +31,22 @@ class VMLocks:
 
     def __init__(self) -> None:
         self._slots: dict[str, _Slot] = {}
+        self._noting: dict[object, set[str]] = {}
 
     def is_held(self, vm_id: str) -> bool:
         slot = self._slots.get(vm_id)
         return slot is not None and slot.lock.locked()
+
+    @contextmanager
+    def used(self) -> Iterator[set[str]]:
+        """The ids of those that are held at any time while this is open."""
+        noted = {vm_id for vm_id in self._slots if self.is_held(vm_id)}
+        key = object()
+        self._noting[key] = noted
+        try:
+            yield noted
+        finally:
+            del self._noting[key]
 
     @asynccontextmanager
     async def hold(self, vm_id: str) -> AsyncIterator[None]:
@@ -42,6 +54,8 @@ class VMLocks:
         slot.users += 1
         try:
             async with slot.lock:
+                for noted in self._noting.values():
+                    noted.add(vm_id)
                 yield
         finally:
             slot.users -= 1

@@ -8,10 +8,11 @@ and the others go on. `audit` is the same observation and plan with nothing appl
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 from banger.errors import BangerError
 from banger.guest.ready import ReadyListener
+from banger.helper.interface import Observed
 from banger.model.records import ProcessIdentity, VMHandles, VMRecord
 from banger.model.states import VMState
 from banger.system.process import is_same
@@ -48,7 +49,8 @@ class Reconciler:
         services = self._services
         records = {record.id: record for record in services.table.list()}
         views = tuple(self._scratch_view(record) for record in records.values())
-        decided = plan(await self._world(views))
+        observed = await services.helper.observe(vms_dir=services.paths.vms_dir)
+        decided = plan(self._world(views, observed, explained=services.network.pool_taps()))
         for vm in decided.vms:
             subject = make_subject(records[vm.vm_id])
             try:
@@ -66,13 +68,26 @@ class Reconciler:
                 log.warning("%s %s: %s", finding.kind, finding.name, finding.problem)
 
     async def audit(self, *, busy: Callable[[str], bool]) -> list[Finding]:
-        """What the host shows and nothing explains, judged by this daemon's own handles."""
+        """What the host shows and nothing explains, judged by this daemon's own handles.
+
+        A look takes its time, and VMs come, go and change meanwhile. busy: asked after it, whether one was
+        at any time since audit was called.
+        """
         services = self._services
+        before = {record.id: record for record in services.table.list()}
+        taps = {vm_id: services.cache.get(vm_id).tap_device for vm_id in before}
+        explained = set(services.network.pool_taps())
+        observed = await services.helper.observe(vms_dir=services.paths.vms_dir)
+        after = {record.id: record for record in services.table.list()}
+        explained |= services.network.pool_taps()
         views = []
-        for record in services.table.list():
-            handles = services.cache.get(record.id)
-            views.append(self._view(record, handles, busy=busy(record.id)))
-        decided: Plan = plan(await self._world(tuple(views)))
+        for vm_id, record in {**before, **after}.items():
+            handles = services.cache.get(vm_id)
+            changing = busy(vm_id) or vm_id not in before or vm_id not in after
+            if changing:  # a pool's tap on its way to or from the VM is marked as the pool's
+                explained |= {taps.get(vm_id, ""), handles.tap_device}
+            views.append(self._view(record, handles, busy=changing))
+        decided: Plan = plan(self._world(tuple(views), observed, explained=explained))
         return list(decided.findings)
 
     async def fix(self, findings: Sequence[Finding]) -> list[tuple[Finding, BaseException]]:
@@ -84,16 +99,16 @@ class Reconciler:
             crash_point=self._crash_point,
         )
 
-    async def _world(self, views: tuple[VMView, ...]) -> World:
+    def _world(self, views: tuple[VMView, ...], observed: Observed, *, explained: Set[str]) -> World:
         services = self._services
         return World(
             instance=services.instance,
             vms=views,
-            observed=await services.helper.observe(vms_dir=services.paths.vms_dir),
+            observed=observed,
             bridge_name=services.settings.bridge_name,
             vms_dir=services.paths.vms_dir,
             images_dir=services.paths.images_dir,
-            pool_taps=frozenset(services.network.pool_taps()),
+            pool_taps=frozenset(explained),
         )
 
     def _scratch_view(self, record: VMRecord) -> VMView:
@@ -131,5 +146,9 @@ class Reconciler:
         monitor = await self._services.find_monitor_of(subject.vm_dir)
         machine = await monitor.adopt(subject.vm_dir, subject.handles.processes)
         ready = ReadyListener(subject.vm_dir)
-        await ready.start()
+        try:
+            await ready.start()
+        except BaseException:
+            await machine.close()
+            raise
         self._live.add(subject.id, machine, ready)

@@ -195,11 +195,27 @@ class VMService:
 
     async def audit(self) -> Sequence[Finding]:
         """Objects on the host that nothing explains; VMs with an operation under way are not judged."""
-        return await self._reconciler.audit(busy=self._locks.is_held)
+        with self._locks.used() as used:
+            return await self._reconciler.audit(busy=used.__contains__)
 
     async def repair(self, findings: Sequence[Finding]) -> Sequence[tuple[Finding, BaseException]]:
-        """Remove those that can be; returns what failed."""
-        return await self._reconciler.fix(findings)
+        """Remove those that can be and are still there; returns what failed.
+
+        Since the audit a VM may have been started: its findings are looked at again under its lock.
+        """
+        failures: list[tuple[Finding, BaseException]] = []
+        for vm_id in sorted({finding.vm_id for finding in findings if finding.vm_id}):
+            those = [finding for finding in findings if finding.vm_id == vm_id]
+            async with self._locks.hold_if_free(vm_id) as free:
+                if not free:
+                    busy = BangerError(ErrorCode.BUSY, f"VM {vm_id[:12]} is busy: it was left alone")
+                    failures += [(finding, busy) for finding in those if finding.fix]
+                    continue
+                found = await self._reconciler.audit(busy=lambda other, own=vm_id: other != own)  # type: ignore[misc]
+                failures += await self._reconciler.fix([f for f in those if f in found])
+        others = await self.audit()
+        failures += await self._reconciler.fix([f for f in findings if not f.vm_id and f in others])
+        return failures
 
     def step_ids(self) -> tuple[str, ...]:
         return tuple(self._lifecycle.step_ids())

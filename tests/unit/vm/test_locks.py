@@ -93,3 +93,15 @@ async def test_cleanup_runs_to_its_end_however_often_it_is_cancelled() -> None:
 async def test_cleanup_has_a_deadline_of_its_own() -> None:
     with pytest.raises(TimeoutError):
         await finish(asyncio.Event().wait(), deadline_s=0.01)
+
+
+async def test_used_notes_who_was_held_meanwhile() -> None:
+    locks = VMLocks()
+    with locks.used() as used:
+        async with locks.hold("one"):
+            with locks.used() as held:
+                assert held == {"one"}
+        async with locks.hold("two"):
+            pass
+    async with locks.hold("three"):
+        assert (used, held) == ({"one", "two"}, {"one"})

@@ -161,6 +161,7 @@ class Lifecycles(RuleBasedStateMachine):
 
         self.wait(end())
         self.host.waiting.clear()
+        self.host.listening = 0
         if self.host.dead:
             self.host.revive()
 
@@ -217,12 +218,14 @@ class Lifecycles(RuleBasedStateMachine):
             assert [vm.state for vm in made] == [VMState.RUNNING if start else VMState.CREATED]
 
     @precondition(lambda self: bool(self.vms))
-    @rule(slot=slots, choice=st.integers(0, 3), fault=a_fault)
-    def operate_badly(self, slot: int, choice: int, fault: Fault) -> None:
-        """Something that has something to do, and does not get through."""
+    @rule(slot=slots, choice=st.integers(0, 3), fault=a_fault, again=st.booleans())
+    def operate_badly(self, slot: int, choice: int, fault: Fault, again: bool) -> None:
+        """Something that has something to do, and does not get through. again: the next start does."""
         vm = self.vms[slot % len(self.vms)]
         useful = ("stop", "restart", "delete", "kill") if vm in self.living() else ("start", "delete") * 2
         self.operate(slot=slot, what=useful[choice], fault=fault)
+        if again and vm.id in [one.id for one in self.vms]:
+            self.operate_until_started(vm)
 
     @precondition(lambda self: bool(self.vms))
     @rule(
@@ -249,21 +252,28 @@ class Lifecycles(RuleBasedStateMachine):
     @precondition(lambda self: bool(self.vms))
     @rule(
         slot=slots,
-        first=st.sampled_from(("start", "restart", "stop")),
-        second=st.sampled_from(("kill", "delete", "start", "stop", "set")),
-        late=st.integers(0, 60),
-        fault=faults,
+        first=st.integers(0, 1),
+        second=st.sampled_from(("kill", "delete", "start", "stop", "set", "audit", "repair")),
+        late=st.integers(0, 100),
+        fault=st.none() | st.none() | a_fault,
     )
-    def at_the_same_time(self, slot: int, first: str, second: str, late: int, fault: Fault | None) -> None:
+    def at_the_same_time(self, slot: int, first: int, second: str, late: int, fault: Fault | None) -> None:
         vm = self.vms[slot % len(self.vms)]
+        one = ("restart", "stop")[first] if vm in self.living() else "start"
+        late = (late + self.host.total) * 2654435761 % (1 << 32) % 100
 
         async def later(life: Life) -> object:
             for _ in range(late):
                 await asyncio.sleep(0)
-            return await operation(second, vm.id)(life)
+            if second not in ("audit", "repair"):
+                return await operation(second, vm.id)(life)
+            found = [finding for finding in await life.vms.audit() if finding.fix]
+            # what comes, goes or changes while it looks is no finding
+            assert self.dirty or fault is not None or not found, found
+            return await life.vms.repair(found) if second == "repair" else found
 
         outcomes = self.during(
-            f"{first} {second}", operation(first, vm.id), later, fault=fault, targets=frozenset({vm.id})
+            f"{one} {second}", operation(one, vm.id), later, fault=fault, targets=frozenset({vm.id})
         )
         if fault is None and second == "delete" and not self.in_the_way(outcomes[1]):
             assert outcomes[1] is None, repr(outcomes[1])
@@ -410,6 +420,8 @@ class Lifecycles(RuleBasedStateMachine):
         assert not self.host.violations, self.host.violations
         self.check_strangers()
         for vm in self.vms:
+            machines = [p for p in self.host.processes.values() if p.cwd == vm.runtime.vm_dir and p.drives]
+            assert len(machines) <= 1, f"two machines write to the disks of {vm.name}"
             if self.life.vms.is_alive(vm):
                 self.check_whole(vm)
         if not self.dirty:
@@ -470,6 +482,7 @@ class Lifecycles(RuleBasedStateMachine):
                 runtime.dm_dev,
             )
             assert not any(mirror), vm
+        assert host.listening == sum(life.vms.is_alive(vm) for vm in self.vms)
         owners = [*self.owners(instance)]
         assert all(owner in running for _, owner in owners), (owners, running)
         idle = {link.name for link in host.links.values() if link.alias == f"banger:{instance}:-:pool"}
