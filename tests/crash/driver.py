@@ -35,7 +35,7 @@ from banger.helper.validate import MONITOR_PROGRAMS
 from banger.model.records import VMRecord
 from banger.model.states import VMState
 from banger.vm.service import VMService
-from tests.crash.operations import BYSTANDER, NAME, OPERATIONS, RepairFailed
+from tests.crash.operations import BACK, BYSTANDER, NAME, OPERATIONS, RepairFailed
 
 MIB = 1 << 20
 PROGRAMS = MONITOR_PROGRAMS | {
@@ -66,7 +66,7 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     point: str = ""
     nth: int = 1  # of the points of that name
     error: int = 0  # errno to raise
-    again: bool = False  # after a raise: repeat it, clear up, and run into the same error once more
+    again: bool = False  # after a raise: repeat it, go back, and run into the same error once more
     pool: int = 2  # taps kept idle
 
 
@@ -149,12 +149,16 @@ class Child:
             self._say(await self.look(OPEN))
         if life.recover:
             await self._recover()
-        if life.armed in OPERATIONS:
-            await self._run(life)
-            if life.again and self._hook.reached:
-                await self._repeat(life)
-                self._say(await self._clear("cleared"))
-                await self._run(life)
+        for operation in life.first:
+            self._say(await self.do(operation))
+        if life.armed not in OPERATIONS:
+            return
+        await self._run(life.armed)
+        if life.again and self._hook.reached:
+            await self._repeat(life.armed)
+            for operation in BACK[life.armed]:
+                self._say(await self.do(operation))
+            await self._run(life.armed)
 
     async def look(self, did: str, error: Exception | None = None) -> Look:
         vms = self._vms
@@ -198,24 +202,18 @@ class Child:
             look.folders = tuple(os.listdir(folder))
         return look
 
-    async def _run(self, life: Life) -> None:
-        for operation in life.first:
-            self._say(await self.do(operation))
+    async def _run(self, operation: str) -> None:
         self._hook.arm()
-        failed = await attempt(self._vms, life.armed)
+        failed = await attempt(self._vms, operation)
         self._hook.disarm()
-        look = await self.look("armed", failed)
-        self._say(look)
+        self._say(await self.look("armed", failed))
 
-    async def _repeat(self, life: Life) -> None:
-        """The same once more, unarmed; where nothing of the VM or no such work is left, what is next."""
-        record = self._record(NAME)
-        operation = life.armed
-        if operation == "create" and record is not None:
-            operation = "start"
-        if record is None and operation not in ("create", "repair"):
+    async def _repeat(self, operation: str) -> None:
+        """The same once more, unarmed. A VM that is there is started, one that is gone needs no deletion."""
+        there = self._record(NAME) is not None
+        if operation == "delete" and not there:
             return
-        look = await self.do(operation)
+        look = await self.do("start" if operation == "create" and there else operation)
         look.did = "again"
         self._say(look)
 

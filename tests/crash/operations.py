@@ -125,6 +125,18 @@ BEFORE: dict[str, tuple[str, ...]] = {
 }
 """The operations under test, and what brings a VM where each begins."""
 
+BACK: dict[str, tuple[str, ...]] = {
+    "create": ("delete",),
+    "start": ("stop",),
+    "stop": ("start",),
+    "restart": (),
+    "set": (),
+    "kill": ("start",),
+    "delete": ("create",),
+    "repair": ("plant",),
+}
+"""From where each ends to where it begins."""
+
 AFTER = {
     "create": "running",
     "start": "running",

@@ -24,7 +24,7 @@ from banger.vm.machine import MACHINE_STEPS
 from banger.vm.start import BEFORE_DISK, HOST_STEPS
 from tests.artifacts import artifacts
 from tests.crash.driver import OPEN, RAISED, How, Life, Look, fork_life, occurrences
-from tests.crash.operations import AFTER, BEFORE
+from tests.crash.operations import AFTER, BEFORE, OPERATIONS
 from tests.fakes.installed import install_fake_firecracker
 
 BRIDGE = Settings().bridge_name
@@ -107,8 +107,10 @@ class Host:
         for look in looks:
             assert look.bystander == self.bystander.row, life
             assert look.bystander_healthy, life
-            if look.did in ("armed", "again", "cleared"):
+            if look.did in ("armed", "again"):
                 check_worked(life, look)
+            elif look.did in OPERATIONS:
+                assert look.error == "", f"{life}: {look}"
         assert running_since(self.bystander.pid) == self.bystander.start_time, life
         assert Path(self.bystander.vm_dir, "handles.json").read_bytes() == self.bystander.handles, life
         return {look.did: look for look in looks}, killed
@@ -122,12 +124,7 @@ class Host:
         assert left == [], where
         assert found.state in ("none", "created", "stopped", "running", "error"), where
         assert found.alive is found.healthy is (found.state == "running"), f"{where}: {found}"
-        if (started := looks.get("start")) is not None and started is not looks.get("armed"):
-            assert started.error == "", f"{where}: {started}"
-        self.check_gone(looks["gone"], where)
-
-    def check_gone(self, gone: Look, where: str) -> None:
-        assert self.bystander is not None
+        gone = looks["gone"]
         assert (gone.error, gone.state, gone.findings) == ("", "none", ()), f"{where}: {gone}"
         assert gone.folders == (os.path.basename(self.bystander.vm_dir),), f"{where}: {gone}"
         idle = [name for name in gone.links if name.startswith("tap-pool-") and name != self.bystander.tap]
@@ -186,8 +183,6 @@ def walk(host: Host, operation: str, how: How) -> Points:
         host.check_recovered(looks, where, folders=folders)
         where = f"{operation}, {how} at {point} ({nth}) {os.strerror(error) if error else ''}"
         assert killed if how is How.KILL else looks["armed"].reached, where
-        if "cleared" in looks and operation != "repair":
-            host.check_gone(looks["cleared"], where)
     looks, _ = host.live(Life())
     host.check_recovered(looks, where, folders=folders)
     host.check_end(where)
@@ -227,7 +222,7 @@ def check_worked(life: Life, look: Look) -> None:
     operation, where = life.armed, f"{life}: {look}"
     if look.did == "armed" and look.reached and life.how is How.RAISE:
         check_failed(life, look)
-    elif look.did != "cleared":
+    else:
         assert (look.error, look.state, look.findings) == ("", AFTER[operation], ()), where
     assert look.healthy is (look.state == "running"), where
 
