@@ -14,10 +14,12 @@ ARTIFACTS ?= $(CURDIR)/.artifacts
 AS_ROOT := $(SUDO) env BANGER_HOME=$(ARTIFACTS)
 PYTEST := $(SUDO) env BANGER_TEST_ARTIFACTS=$(ARTIFACTS) $(if $(CI),CI=$(CI)) $(if $(BANGER_TEST_FIRECRACKER),BANGER_TEST_FIRECRACKER=$(abspath $(BANGER_TEST_FIRECRACKER))) $(BIN)/python -m pytest
 
+# how long to fuzz
+SECONDS ?= 600
 # extra words for pytest, as in: make test ARGS="-x -k names"
 ARGS ?=
 
-.PHONY: help run test setup setup-test lint unit test-lab bench clean
+.PHONY: help run test setup setup-test lint unit test-lab fuzz bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -43,6 +45,9 @@ unit: setup-test ## the tests that need no root and no guest
 
 test-lab: setup-test ## only the tests that need device-mapper or KVM, inside the lab host (a guest)
 	@$(PYTEST) tests/lab $(ARGS)
+
+fuzz: setup-test ## the agent's readers against any bytes, for SECONDS=600 in all
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
 bench: setup-test ## the figures of bench/, each beside its baseline
 	@$(SUDO) env BANGER_TEST_ARTIFACTS=$(ARTIFACTS) $(BIN)/python -m bench $(ARGS)

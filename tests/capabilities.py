@@ -155,6 +155,13 @@ def _sanitizers() -> str:
     return "" if glob.glob(runtime) else "clang's address sanitizer runtime is not installed"
 
 
+def _own_mounts() -> str:
+    """A mount namespace, as root or in a user namespace, with mounts made read-only below it."""
+    as_root = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    words = ["--mount", "sh", "-c", "mount -t tmpfs tmpfs /tmp"]
+    return _status("unshare", *as_root, *words)
+
+
 def _tun() -> str:
     """A tap can be made (and goes with its descriptor)."""
     if _root():
@@ -198,6 +205,7 @@ CAPABILITIES: dict[str, Capability] = {
     "ssh": Capability("has an ssh client", _program("ssh", "ssh-keygen"), must=True),
     "ping": Capability("has ping", _program("ping"), must=True),
     "clang": Capability("has clang with its sanitizers", _sanitizers, must=True),
+    "own-mounts": Capability("can mount in a namespace of its own", _own_mounts, must=True),
     "kvm": Capability("/dev/kvm opens", _device("/dev/kvm")),
     "kvm-usable": Capability("KVM runs stock guest kernels", _kvm_usable),
     "firecracker": Capability("has a real Firecracker", _firecracker),

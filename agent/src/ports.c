@@ -59,7 +59,7 @@ static void read_line(struct listeners *found, const char *protocol, const char 
 	struct listener listener = {.protocol = protocol};
 	bool tcp = protocol[0] == 't';
 	if (sscanf(line, " %*u: %32[0-9A-Fa-f]:%4x %32[0-9A-Fa-f]:%4x %2x %*x:%*x %*x:%*x %*x %u %*u %lu", local, &port, remote,
-		   &remote_port, &state, &uid, &inode) != 7)
+		   &remote_port, &state, &uid, &inode) != 7 || port > UINT16_MAX) /* %x takes a sign, too */
 		return;
 	if (tcp ? state != TCP_LISTEN : state != UDP_UNCONNECTED || remote_port)
 		return;
