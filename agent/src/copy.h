@@ -38,6 +38,7 @@ struct copy_stream {
 	bool ended;    /* END came */
 	size_t start, length;
 	unsigned notes; /* sent so far */
+	int64_t looked; /* when the machine's end was last looked for */
 	uint8_t bytes[WIRE_HEADER_BYTES + WIRE_MAX_COPY_PAYLOAD];
 };
 

@@ -396,7 +396,7 @@ static void make_link(struct extraction *extraction, struct tar_entry *entry, st
 
 static int make_node(const struct tar_entry *entry, int folder, const char *name)
 {
-	mode_t mode = entry->mode & 0777;
+	mode_t mode = entry->mode & 07777; /* whole, for there is no umask here: a chmod by name might meet another file */
 	if (entry->type == TAR_SYMLINK)
 		return symlinkat(entry->link, folder, name);
 	if (entry->type == TAR_FIFO)
@@ -422,7 +422,6 @@ static void make_other(struct extraction *extraction, const struct tar_entry *en
 	}
 	bool owners = extraction->target->owners;
 	if ((owners && fchownat(place->folder, name, (uid_t)entry->uid, (gid_t)entry->gid, AT_SYMLINK_NOFOLLOW) < 0) ||
-	    (owners && entry->type != TAR_SYMLINK && fchmodat(place->folder, name, entry->mode & 07777, 0) < 0) ||
 	    utimensat(place->folder, name, times, AT_SYMLINK_NOFOLLOW) < 0)
 		fail(extraction, "cannot set owner, mode and time of", entry->path, errno);
 	settle(extraction, place, entry->path);

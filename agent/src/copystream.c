@@ -7,8 +7,10 @@
 
 #include "base.h"
 #include "copy.h"
+#include "shared.h"
 
 #define MAX_NOTES 20
+#define LOOK_MS 500
 
 void copy_fail(struct copy_fault *fault, const char *code, const char *what, const char *path, int error)
 {
@@ -24,6 +26,19 @@ void copy_fail(struct copy_fault *fault, const char *code, const char *what, con
 		    tail == path ? "" : "…", tail, error ? ": " : "", error ? strerror(error) : "");
 }
 
+/* Looked at now and then: a machine that ends takes its disks away, and nothing may hold them. */
+static bool machine_ends(struct copy_stream *stream)
+{
+	int64_t now = now_ms();
+	if (shared->on_host || now - stream->looked < LOOK_MS)
+		return false;
+	stream->looked = now;
+	if (phase_now() != PHASE_SHUTDOWN && (shared->agent_is_init || !systemd_is_ending()))
+		return false;
+	copy_fail(stream->fault, "failed", "the guest shuts down", "", 0);
+	return true;
+}
+
 static void host_gone(struct copy_stream *stream)
 {
 	stream->fault->host_gone = true;
@@ -33,7 +48,7 @@ static void host_gone(struct copy_stream *stream)
 /* Any number of bytes, at least one; without a limit in time: the host may have a slow reader or writer. */
 static ssize_t receive(struct copy_stream *stream, uint8_t *into, size_t room)
 {
-	for (;;) {
+	while (!machine_ends(stream)) {
 		ssize_t got = read(stream->fd, into, room);
 		if (got > 0)
 			return got;
@@ -41,12 +56,13 @@ static ssize_t receive(struct copy_stream *stream, uint8_t *into, size_t room)
 			continue;
 		if (got < 0 && errno == EAGAIN) {
 			struct pollfd poller = {.fd = stream->fd, .events = POLLIN};
-			poll(&poller, 1, -1);
+			poll(&poller, 1, LOOK_MS);
 			continue;
 		}
 		host_gone(stream);
 		return -1;
 	}
+	return -1;
 }
 
 /* The bytes that came, until there is one at least of a DATA frame's payload. */
@@ -125,7 +141,11 @@ static bool send_all(struct copy_stream *stream, const uint8_t *bytes, size_t le
 			length -= (size_t)sent;
 		} else if (errno == EAGAIN) {
 			struct pollfd poller = {.fd = stream->fd, .events = POLLOUT};
-			poll(&poller, 1, -1);
+			poll(&poller, 1, LOOK_MS);
+			if (machine_ends(stream)) {
+				stream->fault->host_gone = true; /* in the middle of a frame nothing can be said */
+				return false;
+			}
 		} else if (errno != EINTR) {
 			host_gone(stream);
 			return false;
@@ -137,8 +157,8 @@ static bool send_all(struct copy_stream *stream, const uint8_t *bytes, size_t le
 bool copy_flush(struct copy_stream *stream)
 {
 	size_t length = stream->length;
-	if (!length || stream->fault->host_gone)
-		return !stream->fault->host_gone;
+	if (!length || stream->fault->host_gone || machine_ends(stream))
+		return !stream->fault->is_set;
 	frame_header(stream->bytes, FRAME_COPY_DATA, (uint32_t)length);
 	stream->length = 0;
 	return send_all(stream, stream->bytes, WIRE_HEADER_BYTES + length);
@@ -149,7 +169,7 @@ uint8_t *copy_room(struct copy_stream *stream, size_t *room)
 	if (stream->length == WIRE_MAX_COPY_PAYLOAD && !copy_flush(stream))
 		return NULL;
 	*room = WIRE_MAX_COPY_PAYLOAD - stream->length;
-	return stream->fault->host_gone ? NULL : stream->bytes + WIRE_HEADER_BYTES + stream->length;
+	return stream->fault->is_set ? NULL : stream->bytes + WIRE_HEADER_BYTES + stream->length;
 }
 
 void copy_wrote(struct copy_stream *stream, size_t length)

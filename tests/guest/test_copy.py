@@ -175,18 +175,39 @@ def test_progress_on_a_terminal_and_quiet(banger: Instance, guest: str, tmp_path
     assert re.search(r"copied \d+ entries, .* MiB in .* s, .* MiB/s", done.text), done.text
 
 
+def begin_half(banger: Instance, vm: str, folder: Path) -> subprocess.Popen[bytes]:
+    """A copy into /root/half that stands in the middle of a file."""
+    (folder / "big").write_bytes(bytes(1 << 20))
+    words = ["tar", "-C", str(folder), "-c", "big"]
+    data = subprocess.run(words, capture_output=True, check=True, timeout=30).stdout
+    in_guest(banger, vm, "mkdir -p /root/half")
+    process = banger.start("vm", "cp", "-", f"{vm}:half", stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(data[:700_000])
+    process.stdin.flush()
+    until(lambda: "banger-cp" in in_guest(banger, vm, "ls -A /root/half"), timeout_s=60)
+    return process
+
+
+def test_a_guest_that_stops_in_the_middle(banger: Instance, tmp_path: Path) -> None:
+    """Its disks are not held: it stops at once, and nothing half is on them."""
+    banger.ok("vm", "run", "--name", "stops", "-d")
+    process = begin_half(banger, "stops", tmp_path)
+    banger.ok("vm", "stop", "stops")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said.startswith(b"banger: in the guest: the guest shuts down\n"), said
+    banger.ok("vm", "start", "stops")
+    assert in_guest(banger, "stops", "ls -A /root/half") == ""
+    assert "recovery" not in in_guest(banger, "stops", "dmesg | grep -i 'vdc' || true")
+    banger.ok("vm", "delete", "stops")
+
+
 def test_a_guest_that_dies_in_the_middle(banger: Instance, tmp_path: Path) -> None:
     banger.ok("vm", "run", "--name", "dies", "-d")
     banger.ok("vm", "exec", "dies", "--", "dd", "if=/dev/zero", "of=/srv/zeros", "bs=1M", "count=32")
     coming = banger.start("vm", "cp", "dies:/srv/zeros", "-")  # which nobody reads yet
-    going = banger.start("vm", "cp", "-", "dies:/srv", stdin=subprocess.PIPE)
-    assert going.stdin is not None
-    (tmp_path / "big").write_bytes(bytes(1 << 20))
-    words = ["tar", "-C", str(tmp_path), "-c", "big"]
-    data = subprocess.run(words, capture_output=True, check=True, timeout=30).stdout
-    going.stdin.write(data[:700_000])
-    going.stdin.flush()
-    until(lambda: "banger-cp" in in_guest(banger, "dies", "ls -A /srv"), timeout_s=60)
+    going = begin_half(banger, "dies", tmp_path)
     until(lambda: pending(coming), timeout_s=60)
     began = time.monotonic()
     banger.ok("vm", "kill", "dies")

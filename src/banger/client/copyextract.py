@@ -65,6 +65,8 @@ class Extraction:
         self._now = time.time_ns()
         self._marker = os.urandom(8).hex().encode()
         self._temporaries = 0
+        self._begun: tuple[bytes, int] | None = None
+        """The temporary name, and its folder, of what is being made: known before it is there."""
         self._levels: list[_Level] = []
         self._folder = b""
         self._path = b""
@@ -80,9 +82,11 @@ class Extraction:
             raise self._refused(f"malformed archive ({error})") from None
         except OSError as error:
             raise self._failed(error) from error
-        except ValueError:  # a NUL in a name
-            raise self._refused("malformed name") from None
+        except (ValueError, OverflowError):  # a NUL in a name, a time or an owner that is none
+            raise self._refused("malformed header") from None
         finally:
+            if self._begun is not None:
+                _unlink(*self._begun)
             while self._levels:
                 self._pop(keep=False)
 
@@ -134,26 +138,22 @@ class Extraction:
             place, name, fresh, lambda n: os.open(n, _NEW, head.mode & 0o777, dir_fd=place)
         )
         try:
-            try:
-                if real_size is None:
-                    self._copy(fd, head.size)
-                else:
-                    self._sparse(fd, head.size, real_size)
-                if -head.size % copytar.BLOCK:
-                    self._skip(-head.size % copytar.BLOCK)
-                mode = head.mode & self._keep
-                if self._owners:
-                    os.fchown(fd, head.uid, head.gid)
-                if mode & self._masked:
-                    os.fchmod(fd, mode)
-                os.utime(fd, ns=(self._now, head.mtime_ns))
-            finally:
-                os.close(fd)
-            if made != name:
-                os.rename(made, name, src_dir_fd=place, dst_dir_fd=place)
-        except BaseException:
-            _unlink(made, place)
-            raise
+            if real_size is None:
+                self._copy(fd, head.size)
+            else:
+                self._sparse(fd, head.size, real_size)
+            if -head.size % copytar.BLOCK:
+                self._skip(-head.size % copytar.BLOCK)
+            mode = head.mode & self._keep
+            if self._owners:
+                os.fchown(fd, head.uid, head.gid)
+            if mode & self._masked:
+                os.fchmod(fd, mode)
+            os.utime(fd, ns=(self._now, head.mtime_ns))
+        finally:
+            os.close(fd)
+        if made != name:
+            self._settle(made, name, place)
 
     def _copy(self, fd: int, size: int, offset: int = 0) -> None:
         stream = self._stream
@@ -216,25 +216,23 @@ class Extraction:
                 return
             type_bits = {copytar.FIFO: stat.S_IFIFO, copytar.CHARACTER: stat.S_IFCHR}.get(kind, stat.S_IFBLK)
             device = os.makedev(head.major, head.minor) if kind != copytar.FIFO else 0
-            mode = type_bits | (head.mode & 0o777)
-            self._node(head, lambda name, place: os.mknod(name, mode, device, dir_fd=place))
+            mode = type_bits | (head.mode & self._keep)
+            umask = os.umask(0)  # a chmod by name might meet another file
+            try:
+                self._node(head, lambda name, place: os.mknod(name, mode, device, dir_fd=place))
+            finally:
+                os.umask(umask)
         else:
             raise copytar.NotTar(f"an entry of kind {kind!r}")
 
     def _node(self, head: copytar.Head, make: _Maker) -> None:
         place, name, fresh = self._place(head.path)
         made, _ = self._make_new(place, name, fresh, lambda n: make(n, place))
-        try:
-            if self._owners:
-                os.chown(made, head.uid, head.gid, dir_fd=place, follow_symlinks=False)
-            if head.kind != copytar.SYMLINK:
-                os.chmod(made, head.mode & self._keep, dir_fd=place)
-            os.utime(made, ns=(self._now, head.mtime_ns), dir_fd=place, follow_symlinks=False)
-            if made != name:
-                os.rename(made, name, src_dir_fd=place, dst_dir_fd=place)
-        except BaseException:
-            _unlink(made, place)
-            raise
+        if self._owners:
+            os.chown(made, head.uid, head.gid, dir_fd=place, follow_symlinks=False)
+        os.utime(made, ns=(self._now, head.mtime_ns), dir_fd=place, follow_symlinks=False)
+        if made != name:
+            self._settle(made, name, place)
 
     def _link(self, head: copytar.Head) -> None:
         parts = _parts(head.link)
@@ -257,10 +255,8 @@ class Extraction:
         finally:
             os.close(folder)
         if made != name:
-            try:
-                os.rename(made, name, src_dir_fd=place, dst_dir_fd=place)
-            finally:  # where both were names of one file, rename leaves both
-                _unlink(made, place)
+            self._settle(made, name, place)
+            _unlink(made, place)  # where both were names of one file, rename leaves both
 
     def _make_new(self, place: int, name: bytes, fresh: bool, make: _Make) -> tuple[bytes, int]:
         """Under its own name where nobody sees it, else a temporary one: (that name, what make gave)."""
@@ -270,7 +266,12 @@ class Extraction:
             except FileExistsError:
                 pass  # twice in one archive: the later one counts
         temporary = self._temporary()
+        self._begun = temporary, place
         return temporary, make(temporary) or 0
+
+    def _settle(self, made: bytes, name: bytes, place: int) -> None:
+        os.rename(made, name, src_dir_fd=place, dst_dir_fd=place)
+        self._begun = None
 
     # folders
 
@@ -340,18 +341,18 @@ class Extraction:
                 if error.errno in _NO_FOLDER:
                     raise self._refused("path through a file or a link that is there already") from None
                 raise
-        made = True
+        level = _Level(-1, name, fresh=True, made=True, temporary=temporary)
+        self._levels.append(level)  # known before it is there
         try:
             os.mkdir(temporary or name, 0o700, dir_fd=parent)
         except FileExistsError:
-            made = False
+            level.made = False
         try:
-            fd = os.open(temporary or name, _FOLDER, dir_fd=parent)
+            level.fd = os.open(temporary or name, _FOLDER, dir_fd=parent)
         except OSError as error:
             if error.errno in _NO_FOLDER:
                 raise self._refused("path through a file or a link") from None
             raise
-        self._levels.append(_Level(fd, name, fresh=True, made=made, temporary=temporary))
 
     def _pop(self, *, keep: bool) -> None:
         """The folder on top is done: its owner, mode and time, its name. Or it is given up."""
@@ -371,7 +372,8 @@ class Extraction:
                 os.rename(level.temporary, level.name, src_dir_fd=parent, dst_dir_fd=parent)
                 level.temporary = b""
         finally:
-            os.close(level.fd)
+            if level.fd >= 0:
+                os.close(level.fd)
             if level.temporary:
                 remove_tree(level.temporary, parent)
 

@@ -173,6 +173,7 @@ HOSTILE: dict[str, Entries] = {
     "no name": [top(), entry("", b"x")],
     "a file for the top": [top(), entry(".", b"x")],
     "too deep": [top(), entry("a/" * 1000 + "b", b"x")],
+    "a NUL in a name": [top(), entry("a", b"x", pax_headers={"path": "b\0c"})],
     "a kind of its own": [top(), entry("a", type=b"Z")],
 }
 
@@ -231,6 +232,20 @@ def test_files_are_the_callers(tmp_path: Path, place: Path) -> None:
         assert (status.st_uid, status.st_gid) == (os.geteuid(), os.getegid())
         assert stat.S_IMODE(status.st_mode) == mode
     assert copied.notes == ("4 left out: sockets, and without -a devices and pipes",)
+
+
+@pytest.mark.parametrize("key", ["mtime", "uid", "gid"])
+def test_numbers_that_are_none(tmp_path: Path, place: Path, key: str) -> None:
+    demand("root")
+    data = archive(
+        [top(), entry("a", b"x", pax_headers={key: "9" * 18 + ("9" * 20 if key == "mtime" else "")})]
+    )
+    with (
+        agent(tmp_path, sender(data_frame(data), END)) as client,
+        pytest.raises(BangerError, match="malformed"),
+    ):
+        copy_out(client, "vm", "/x", str(place / "new"), owners=True)
+    assert not (place / "new").exists()
 
 
 PARTS = data_frame(
