@@ -211,7 +211,7 @@ class VMService:
                     busy = BangerError(ErrorCode.BUSY, f"VM {vm_id[:12]} is busy: it was left alone")
                     failures += [(finding, busy) for finding in those if finding.fix]
                     continue
-                found = await self._reconciler.audit(busy=lambda other, own=vm_id: other != own)  # type: ignore[misc]
+                found = await self._reconciler.audit(busy=vm_id.__ne__)
                 failures += await self._reconciler.fix([f for f in those if f in found])
         others = await self.audit()
         failures += await self._reconciler.fix([f for f in findings if not f.vm_id and f in others])
