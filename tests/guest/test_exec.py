@@ -78,7 +78,7 @@ def test_32_mib_both_ways_at_once(banger: Instance, mycontainer: str) -> None:
 
 def test_half_close_and_slow_readers(banger: Instance, mycontainer: str) -> None:
     """End of file on stdin is one for the command, whose output still comes; a reader may take its time."""
-    script = "wc -c; seq 1 300000; : >/tmp/all-written"
+    script = "wc -c; seq 1 600000; : >/tmp/all-written"
     with banger.start("vm", "exec", mycontainer, "sh", "-c", script, stdin=subprocess.PIPE) as child:
         assert child.stdin is not None
         assert child.stdout is not None
@@ -86,10 +86,10 @@ def test_half_close_and_slow_readers(banger: Instance, mycontainer: str) -> None
         child.stdin.close()
         assert child.stdout.readline() == b"100000\n"
         probe = ("vm", "exec", mycontainer, "test", "-e", "/tmp/all-written")
-        assert banger.banger(*probe).status == 1, "2 MB do not fit on the way"
+        assert banger.banger(*probe).status == 1, "4 MB do not fit on the way"
         rest = child.stdout.read()
         assert child.wait(60) == 0
-    assert rest == b"".join(b"%d\n" % number for number in range(1, 300_001))
+    assert rest == b"".join(b"%d\n" % number for number in range(1, 600_001))
 
 
 def test_signals_reach_the_command(banger: Instance, mycontainer: str) -> None:
@@ -103,7 +103,7 @@ def test_signals_reach_the_command(banger: Instance, mycontainer: str) -> None:
 
 
 def test_a_killed_cli_is_a_hangup(banger: Instance, mycontainer: str) -> None:
-    script = "trap 'touch /tmp/hung-up' HUP; echo up; sleep 1000"
+    script = "trap 'touch /tmp/hung-up; exit' HUP; echo up; while :; do sleep 0.1; done"
     with banger.start("vm", "exec", mycontainer, "sh", "-c", script) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"up\n"
@@ -123,7 +123,9 @@ def test_detached_goes_on_after_its_caller(banger: Instance, mycontainer: str) -
 
     assert until(late, timeout_s=60) == "1 /usr\n"
     assert banger.banger("vm", "exec", "-d", mycontainer, "no-such-program").status == 127
-    assert banger.ok("vm", "exec", mycontainer, "ps", "-eo", "stat=").text.count("Z") == 0
+    until(
+        lambda: "Z" not in banger.ok("vm", "exec", mycontainer, "ps", "-eo", "stat=").text, timeout_s=60
+    )  # whoever was left behind is reaped
 
 
 def test_exec_goes_on_without_a_daemon(banger: Instance, mycontainer: str) -> None:
