@@ -262,19 +262,22 @@ class Lifecycles(RuleBasedStateMachine):
         one = ("restart", "stop")[first] if vm in self.living() else "start"
         late = (late + self.host.total) * 2654435761 % (1 << 32) % 100
 
-        async def later(life: Life) -> object:
-            for _ in range(late):
-                await asyncio.sleep(0)
-            if second not in ("audit", "repair"):
+        looks = second in ("audit", "repair")
+
+        async def the_one(life: Life) -> object:
+            await ticks(late % 12 if looks else 0)
+            return await operation(one, vm.id)(life)
+
+        async def the_other(life: Life) -> object:
+            await ticks(late % 5 if looks else late)
+            if not looks:
                 return await operation(second, vm.id)(life)
             found = [finding for finding in await life.vms.audit() if finding.fix]
             # what comes, goes or changes while it looks is no finding
             assert self.dirty or fault is not None or not found, found
             return await life.vms.repair(found) if second == "repair" else found
 
-        outcomes = self.during(
-            f"{one} {second}", operation(one, vm.id), later, fault=fault, targets=frozenset({vm.id})
-        )
+        outcomes = self.during(f"{one} {second}", the_one, the_other, fault=fault, targets=frozenset({vm.id}))
         if fault is None and second == "delete" and not self.in_the_way(outcomes[1]):
             assert outcomes[1] is None, repr(outcomes[1])
             assert vm.id not in [one.id for one in self.vms]
@@ -552,6 +555,12 @@ class Lifecycles(RuleBasedStateMachine):
         ]
         assert outcomes[-1] is None, outcomes
         assert next(one for one in self.vms if one.id == vm.id).state is VMState.RUNNING
+
+
+async def ticks(count: int) -> None:
+    """Turns of the event loop: the model's only time."""
+    for _ in range(count):
+        await asyncio.sleep(0)
 
 
 def operation(what: str, vm_id: str) -> Callable[[Life], Awaitable[object]]:
