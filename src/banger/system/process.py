@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -105,17 +106,24 @@ def identify(pid: int, *, role: str) -> ProcessIdentity | None:
 
 
 def open_same(identity: ProcessIdentity) -> int | None:
-    """A pidfd of exactly this process, alive; None when it is gone or another. Caller closes."""
+    """A pidfd of exactly this process, alive; None when it is gone or another. Caller closes. Raises OSError
+    where that cannot be found out."""
     if identity.pid <= 0:
         return None
     try:
         pidfd = os.pidfd_open(identity.pid)
     except ProcessLookupError:
         return None
-    except OSError as error:  # EINVAL: the id is a thread's
-        log.debug("pidfd_open(%d): %s", identity.pid, error)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # out of descriptors, say: not known is not gone
+            raise
+        log.debug("pidfd_open(%d): %s", identity.pid, error)  # the id is a thread's
         return None
-    stat = read_stat(identity.pid)
+    try:
+        stat = read_stat(identity.pid)
+    except BaseException:
+        os.close(pidfd)
+        raise
     if stat is None or stat.ended or stat.start_time != identity.start_time:
         os.close(pidfd)
         return None

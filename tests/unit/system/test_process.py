@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -171,3 +172,16 @@ def test_pid_file_without_a_line_is_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "monitor.pid").write_text(content)
     assert process.read_pid_file(str(tmp_path / "monitor.pid"), role="monitor") is None
     assert process.read_pid_file(str(tmp_path / "none"), role="monitor") is None
+
+
+def test_out_of_descriptors_is_not_gone() -> None:
+    me = process.identify(os.getpid(), role="x")
+    assert me is not None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            process.is_same(me)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert process.is_same(me)
