@@ -15,6 +15,7 @@
 #include "frame.h"
 
 #define KEEPER_NAME "banger-session"
+#define KEEPER_SOCKET "keeper"
 #define SESSION_ID_LENGTH 32
 #define SESSION_PIECE 32768 /* the most that one message carries */
 #define SESSION_LOGS 2
@@ -82,11 +83,11 @@ struct record {
  * False: there is no such session. */
 bool session_record(struct record *record, int sessions, const char *id, size_t most, int64_t deadline);
 
-/* A listening socket at the session's name. -1 with errno: EADDRINUSE where a session has it. */
-int keeper_listen(const char *id);
+/* A listening socket in the session's folder. -1 with errno. */
+int keeper_listen(int sessions, const char *id);
 
 /* A connection to the keeper: -1 where there is none, -2 where it is too busy to answer. */
-int keeper_connect(const char *id);
+int keeper_connect(int sessions, const char *id);
 bool keeper_send(int keeper, const struct message *message, size_t length, int64_t deadline);
 
 /* The next message: its length, 0 when the keeper has gone, -1 at the deadline. */

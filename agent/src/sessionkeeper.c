@@ -563,6 +563,7 @@ static void launch_failed(const char *code)
 		put_number(&status, SESSION_EXIT_CODE, !strcmp(code, "not_found") ? 127 : 126);
 	if (!write_status(&status))
 		say("cannot write a session's status: %s", strerror(errno));
+	unlinkat(keeper.folder, KEEPER_SOCKET, 0);
 	_exit(0);
 }
 
@@ -609,5 +610,6 @@ void keeper_run(int folder, int listener, const struct asked *asked)
 		look_around();
 	}
 	finish();
+	unlinkat(keeper.folder, KEEPER_SOCKET, 0);
 	_exit(0);
 }

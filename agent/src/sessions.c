@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -189,7 +190,7 @@ static bool count(int sessions, const char *id, void *context)
 		frame_free(&session);
 		close(folder);
 	}
-	int keeper = keeper_connect(id);
+	int keeper = keeper_connect(sessions, id);
 	census->running += keeper != -1;
 	if (keeper >= 0)
 		close(keeper);
@@ -231,21 +232,32 @@ static bool write_asked(int folder, const struct wish *wish, const struct frame 
 
 static void discard_folder(int sessions, const char *id);
 
-/* The folder with what was asked in it. -1 with errno, and nothing left. */
-static int make_folder(int sessions, const struct wish *wish, const struct frame *request)
+#define FRESH ".starting" /* its folder's name until somebody listens in it; one START at a time makes one */
+
+/* The folder with what was asked in it, and its keeper's socket. -1 with errno, and nothing left. */
+static int make_folder(int sessions, const struct wish *wish, const struct frame *request, int *listener)
 {
 	struct builder status = {0};
 	put_text(&status, SESSION_STATUS, "starting");
 	put_number(&status, SESSION_UPDATED, (uint64_t)time(NULL));
-	if (mkdirat(sessions, wish->id, 0700) < 0)
+	discard_folder(sessions, FRESH); /* of one that was killed in the middle of this */
+	*listener = -1;
+	if (faccessat(sessions, wish->id, F_OK, AT_SYMLINK_NOFOLLOW) == 0) {
+		errno = EEXIST;
 		return -1;
-	int folder = session_folder(sessions, wish->id);
-	if (folder >= 0 && write_asked(folder, wish, request) && session_write(folder, "status", status.bytes, status.length))
+	}
+	if (mkdirat(sessions, FRESH, 0700) < 0)
+		return -1;
+	int folder = session_folder(sessions, FRESH);
+	if (folder >= 0 && write_asked(folder, wish, request) && session_write(folder, "status", status.bytes, status.length) &&
+	    (*listener = keeper_listen(sessions, FRESH)) >= 0 && renameat(sessions, FRESH, sessions, wish->id) == 0)
 		return folder;
 	int why = errno;
 	if (folder >= 0)
 		close(folder);
-	discard_folder(sessions, wish->id);
+	if (*listener >= 0)
+		close(*listener);
+	discard_folder(sessions, FRESH);
 	errno = why;
 	return -1;
 }
@@ -262,17 +274,12 @@ static const char *start(int sessions, const struct wish *wish, const struct fra
 		*message = census.kept >= WIRE_MAX_SESSIONS ? "too many sessions are kept: remove some" : "too many sessions are running";
 		return "busy";
 	}
-	int listener = keeper_listen(wish->id);
-	int folder = listener < 0 ? -1 : make_folder(sessions, wish, request);
+	int listener, folder = make_folder(sessions, wish, request, &listener);
+	if (folder < 0 && errno == EEXIST)
+		return "exists";
 	if (folder < 0) {
-		const char *code = errno == EADDRINUSE || errno == EEXIST ? "exists" : "failed";
-		if (!strcmp(code, "failed"))
-			*message = errno == ENOSPC ? "the guest's disk is full" : "cannot make the session's folder";
-		int why = errno;
-		if (listener >= 0)
-			close(listener);
-		errno = why;
-		return code;
+		*message = errno == ENOSPC ? "the guest's disk is full" : "cannot make the session's folder";
+		return "failed";
 	}
 	pid_t keeper = fork();
 	if (keeper == 0)
@@ -371,7 +378,7 @@ void request_session_signal(int fd, const struct frame *request)
 	int sessions = open_asked(fd, request, &ask);
 	if (sessions < 0)
 		return;
-	int keeper = keeper_connect(ask.id);
+	int keeper = keeper_connect(sessions, ask.id);
 	ssize_t got = 0;
 	message.operation = OPERATION_SIGNAL;
 	message.a = (uint32_t)ask.number;
@@ -413,9 +420,9 @@ static bool wait_gone(int keeper, int fd, int64_t deadline)
 }
 
 /* False: the session still runs. */
-static bool end_session(int fd, const char *id, enum operation operation, uint64_t grace)
+static bool end_session(int fd, int sessions, const char *id, enum operation operation, uint64_t grace)
 {
-	int keeper = keeper_connect(id);
+	int keeper = keeper_connect(sessions, id);
 	message.operation = operation;
 	message.a = (uint32_t)grace;
 	if (keeper == -1)
@@ -436,7 +443,7 @@ void request_session_stop(int fd, const struct frame *request)
 		return;
 	if (!exists(sessions, ask.id))
 		reply_error(fd, "not_found", "no such session", 0);
-	else if (end_session(fd, ask.id, OPERATION_STOP, ask.grace))
+	else if (end_session(fd, sessions, ask.id, OPERATION_STOP, ask.grace))
 		reply_record(fd, sessions, ask.id, ANSWER_MS);
 	else
 		reply_error(fd, "failed", "the session has not ended", 0);
@@ -468,14 +475,14 @@ void request_session_remove(int fd, const struct frame *request)
 	int sessions = open_asked(fd, request, &ask);
 	if (sessions < 0)
 		return;
-	int keeper = keeper_connect(ask.id);
+	int keeper = keeper_connect(sessions, ask.id);
 	if (keeper >= 0)
 		close(keeper);
 	if (!exists(sessions, ask.id)) {
 		reply_error(fd, "not_found", "no such session", 0);
 	} else if (keeper != -1 && !(ask.flags & SESSION_REMOVE_FORCE)) {
 		reply_error(fd, "running", "the session is running", 0);
-	} else if (!end_session(-1, ask.id, OPERATION_DISCARD, 0)) {
+	} else if (!end_session(-1, sessions, ask.id, OPERATION_DISCARD, 0)) {
 		reply_error(fd, "failed", "the session has not ended", 0);
 	} else {
 		discard_folder(sessions, ask.id);

@@ -149,21 +149,21 @@ void sessions_each(int sessions, bool (*take)(int sessions, const char *id, void
 	closedir(entries);
 }
 
-/* The keeper's name is no file: it goes with the process, whatever ends that. Who may be at the other end is
- * checked on both sides. */
-static socklen_t keeper_address(struct sockaddr_un *address, const char *id)
+/* The keeper's name is a socket in the session's folder, which is root's: nobody else can take the name, or
+ * stand in the way of those who call. One that nobody listens at any more refuses. */
+static void keeper_address(struct sockaddr_un *address, int sessions, const char *id)
 {
 	*address = (struct sockaddr_un){.sun_family = AF_UNIX};
-	int length = snprintf(address->sun_path + 1, sizeof address->sun_path - 1, KEEPER_NAME "/%s", id);
-	return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length);
+	format_text(address->sun_path, sizeof address->sun_path, "/proc/self/fd/%d/%s/" KEEPER_SOCKET, sessions, id);
 }
 
-int keeper_listen(const char *id)
+int keeper_listen(int sessions, const char *id)
 {
 	struct sockaddr_un address;
-	socklen_t length = keeper_address(&address, id);
+	keeper_address(&address, sessions, id);
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd >= 0 && bind(fd, (struct sockaddr *)&address, length) == 0 && listen(fd, 64) == 0)
+	if (fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && chmod(address.sun_path, 0600) == 0 &&
+	    listen(fd, 64) == 0)
 		return fd;
 	int why = errno;
 	if (fd >= 0)
@@ -172,20 +172,21 @@ int keeper_listen(const char *id)
 	return -1;
 }
 
-int keeper_connect(const char *id)
+int keeper_connect(int sessions, const char *id)
 {
 	struct sockaddr_un address;
 	struct ucred peer;
-	socklen_t length = keeper_address(&address, id), size = sizeof peer;
+	socklen_t size = sizeof peer;
+	keeper_address(&address, sessions, id);
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -2;
-	if (connect(fd, (struct sockaddr *)&address, length) == 0 &&
-	    getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == geteuid())
+	bool busy = connect(fd, (struct sockaddr *)&address, sizeof address) < 0;
+	if (!busy && getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == geteuid())
 		return fd;
-	int why = errno;
+	busy = busy && errno == EAGAIN;
 	close(fd);
-	return why == EAGAIN ? -2 : -1;
+	return busy ? -2 : -1;
 }
 
 bool keeper_send(int keeper, const struct message *message, size_t length, int64_t deadline)
@@ -271,10 +272,10 @@ static void put_asked(struct record *record, const struct frame *session, size_t
 enum answer { ANSWER_GIVEN, ANSWER_SILENT, ANSWER_NO_KEEPER };
 
 /* The keeper's own word. One that is launching answers when that is done. */
-static enum answer ask_keeper(struct record *record, const char *id, int64_t deadline)
+static enum answer ask_keeper(struct record *record, int sessions, const char *id, int64_t deadline)
 {
 	static struct message message;
-	int keeper = keeper_connect(id);
+	int keeper = keeper_connect(sessions, id);
 	if (keeper == -1)
 		return ANSWER_NO_KEEPER;
 	message.operation = OPERATION_RECORD;
@@ -344,7 +345,7 @@ bool session_record(struct record *record, int sessions, const char *id, size_t 
 	session_read(folder, "session", &session);
 	put_asked(record, &session, most);
 	size_t start = record->length;
-	enum answer answer = ask_keeper(record, id, deadline);
+	enum answer answer = ask_keeper(record, sessions, id, deadline);
 	if (answer != ANSWER_GIVEN)
 		put_status(record, folder, &session, answer == ANSWER_SILENT);
 	record->status = (struct frame){.payload = record->bytes + start, .length = (uint32_t)(record->length - start)};
@@ -360,8 +361,7 @@ bool session_record(struct record *record, int sessions, const char *id, size_t 
 
 static bool count_running(int sessions, const char *id, void *context)
 {
-	(void)sessions;
-	int keeper = keeper_connect(id);
+	int keeper = keeper_connect(sessions, id);
 	if (keeper >= 0)
 		close(keeper);
 	if (keeper != -1)
@@ -372,7 +372,7 @@ static bool count_running(int sessions, const char *id, void *context)
 static bool hang_up(int sessions, const char *id, void *context)
 {
 	static const struct message message = {.operation = OPERATION_HANG_UP};
-	int keeper = keeper_connect(id);
+	int keeper = keeper_connect(sessions, id);
 	(void)sessions;
 	(void)context;
 	if (keeper >= 0) {

@@ -433,11 +433,11 @@ static struct view *open_view(int fd, const struct view_request *request, enum s
 }
 
 /* Joins the keeper where there is one; view->keeper is -1 where there is none. NULL, or why that fails. */
-static const char *join(struct view *view, const char *id, uint32_t wish, uint32_t *flags)
+static const char *join(struct view *view, const struct view_request *request, uint32_t wish, uint32_t *flags)
 {
 	static const char silent[] = "the session's keeper does not answer";
 	*flags = 0;
-	view->keeper = keeper_connect(id);
+	view->keeper = keeper_connect(request->sessions, request->id);
 	if (view->keeper == -2) {
 		view->keeper = -1;
 		return silent;
@@ -487,7 +487,7 @@ void view_attach(int fd, const struct view_request *request)
 	uint32_t flags, wish = JOIN_READER | JOIN_NOTES | (request->flags & SESSION_ATTACH_WRITE ? JOIN_WRITE : 0);
 	if (!view)
 		return;
-	const char *why = join(view, request->id, wish, &flags);
+	const char *why = join(view, request, wish, &flags);
 	if (why) {
 		reply_error(fd, "busy", why, 0);
 		close_view(view);
@@ -543,7 +543,7 @@ void view_logs(int fd, const struct view_request *request)
 	uint32_t flags;
 	if (!view)
 		return;
-	const char *why = request->flags & SESSION_LOGS_FOLLOW ? join(view, request->id, JOIN_NOTES, &flags) : NULL;
+	const char *why = request->flags & SESSION_LOGS_FOLLOW ? join(view, request, JOIN_NOTES, &flags) : NULL;
 	if (why) {
 		reply_error(fd, "busy", why, 0);
 		close_view(view);
@@ -572,7 +572,7 @@ void view_send(int fd, const struct view_request *request)
 	uint32_t flags;
 	if (!view)
 		return;
-	const char *why = join(view, request->id, JOIN_WRITE, &flags);
+	const char *why = join(view, request, JOIN_WRITE, &flags);
 	if (why)
 		refuse(view, "busy", why);
 	else if (view->keeper < 0)

@@ -7,10 +7,11 @@ import random
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,16 @@ def sessions(agent: Agent) -> Iterator[Sessions]:
     finally:
         if agent.process.poll() is None:
             made.remove_all()
+
+
+@contextmanager
+def short_path(path: Path) -> Iterator[str]:
+    """A name for it that a socket's address has room for."""
+    folder = os.open(path.parent, os.O_PATH)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
 
 
 @pytest.fixture
@@ -285,6 +296,7 @@ def test_the_keeper_holds_no_connection(sessions: Sessions) -> None:
 def test_strangers_at_the_keepers_socket(sessions: Sessions) -> None:
     started = sessions.start("cat", stdin=True)
     with ExitStack() as stack:
+        keeper = stack.enter_context(short_path(sessions.folder / started / "keeper"))
         for data in (
             b"",
             b"x",
@@ -294,11 +306,11 @@ def test_strangers_at_the_keepers_socket(sessions: Sessions) -> None:
             b"\2\0\0\0" + b"\0" * 20000,
         ):
             stranger = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-            stranger.connect(f"\0banger-session/{started}")
+            stranger.connect(keeper)
             stranger.send(data)
         for _ in range(70):  # more than it serves at once
             stranger = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-            stranger.connect(f"\0banger-session/{started}")
+            stranger.connect(keeper)
         time.sleep(0.1)
     assert sessions.status(started) == "running"
     sessions.send(started, b"fine\n", end=True)
@@ -307,15 +319,46 @@ def test_strangers_at_the_keepers_socket(sessions: Sessions) -> None:
 
 
 def test_only_root_may_speak_to_a_keeper(sessions: Sessions) -> None:
+    """Neither call it, nor stand in the way of those who do, nor take the name when it has gone."""
     demand("root")
     started = sessions.start("sleep", "60")
+    socket_path = sessions.folder / started / "keeper"
+    assert stat.S_IMODE(socket_path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(sessions.folder.stat().st_mode) == 0o700
     program = (
-        "import os, socket, sys; os.setgid(65534); os.setuid(65534);"
-        "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.settimeout(5);"
-        f"s.connect('\\0banger-session/{started}'); s.send(bytes(12)); print(s.recv(100))"
+        "import os, socket, sys; folder = os.open(sys.argv[1], os.O_PATH);"
+        "os.setgid(65534); os.setuid(65534);"
+        "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET);"
+        "s.connect(f'/proc/self/fd/{folder}/keeper')"
     )
-    run = subprocess.run(["python3", "-c", program], capture_output=True, text=True, check=False)
-    assert run.stdout in ("", "b''\n"), run
+    words = ["python3", "-c", program, str(sessions.folder / started)]
+    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert "PermissionError" in run.stderr, run
+
+
+def test_nobody_listens_where_a_keeper_was(sessions: Sessions) -> None:
+    """What a keeper leaves that was killed is a name that refuses: no session runs there."""
+    started = sessions.start("sleep", "60")
+    record = sessions.record(started)
+    os.kill(record.number(wire.SESSION_KEEPER_PID), signal.SIGKILL)
+    os.kill(record.number(wire.SESSION_PID), signal.SIGKILL)
+    wait_gone(record.number(wire.SESSION_KEEPER_PID))
+    assert (sessions.folder / started / "keeper").is_socket()
+    assert sessions.status(started) == "failed"
+    sessions.remove(started)
+    assert not (sessions.folder / started).exists()
+
+
+def test_a_start_that_was_killed_half_way_is_cleared_by_the_next(sessions: Sessions) -> None:
+    sessions.start("true")
+    half = sessions.folder / ".starting"
+    half.mkdir()
+    (half / "session").write_bytes(b"half")
+    (half / ".status.1").write_bytes(b"")
+    assert len(sessions.list()) == 1
+    sessions.start("true")
+    assert not half.exists()
+    assert len(sessions.list()) == 2
 
 
 def test_48_look_at_a_session_and_no_more(sessions: Sessions) -> None:
@@ -365,9 +408,9 @@ def test_random_requests_do_no_harm(sessions: Sessions) -> None:
     """Fields of every tag, right, wrong or nonsense, for sessions that run and that do not."""
     dice = random.Random(5)
     running, ended = sessions.start("cat", stdin=True), sessions.start("echo", "hello")
-    ids = [running, ended, ID, "x", b"\0" * 32]
-    numbers = [0, 1, 2, 3, 7, 64, 65, 80, 65536, (1 << 32) - 1, (1 << 64) - 1]
-    texts = ["", "a", "b=c", "/", "x" * 300, b"\xff\0"]
+    ids: list[str | bytes] = [running, ended, ID, "x", b"\0" * 32]
+    numbers: list[int | str | bytes] = [0, 1, 2, 3, 7, 64, 65, 80, 65536, (1 << 32) - 1, (1 << 64) - 1]
+    texts: list[str | bytes] = ["", "a", "b=c", "/", "x" * 300, b"\xff\0"]
     kinds = [kind for kind in range(wire.FRAME_SESSION_START, 0x4C) if kind != wire.FRAME_SESSION_REMOVE]
     for _ in range(400):
         fields: list[tuple[int, bytes | str | int]] = [(wire.SESSION_ID, dice.choice(ids))]
