@@ -73,7 +73,8 @@ def copy_out(
     tick: Tick | None = None,
 ) -> Copied:
     """A file or folder of the guest's to the host. The guest is hostile: see client/copyextract."""
-    from banger.client.copyextract import Extraction, Target
+    from banger.client.copyextract import Extraction
+    from banger.client.copyfolders import Target
 
     with _connected(client, reference, tick) as stream:
         flags = wire.COPY_FLAG_FOLLOW if follow else 0
