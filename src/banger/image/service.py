@@ -15,15 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
 from banger.config.paths import Paths
 from banger.config.settings import Settings
 from banger.errors import BangerError, ErrorCode
 from banger.image import catalog, debian, initramfs
 from banger.image.archive import debian_architecture
-from banger.image.errors import ImageError, from_os_error, invalid, not_found
+from banger.image.errors import from_os_error, invalid, not_found
 from banger.image.kernel import MODULES, VMLINUX, KernelService, check_kernel, link_kernel, read_kernel
+from banger.image.published import ROOTFS, WORK_SEED, find_published, read_image, write_record
 from banger.image.staging import exclusive, publish, remove_tree, require_space
 from banger.image.tools import ToolService
 from banger.model import references
@@ -34,10 +33,6 @@ from banger.system import ext4
 from banger.system.ext4 import E2fsprogs
 from banger.system.lockorder import OrderedLock, Rank
 
-RECORD = "image.json"
-ROOTFS = "rootfs.ext4"
-WORK_SEED = "work-seed.tar"
-_RELATIVE = ("rootfs_path", "work_seed_path", "kernel_path", "initrd_path", "modules_dir")
 _BUILD_SPACE = 2 << 30
 
 
@@ -114,7 +109,7 @@ class ImageService:
     async def _obtain(self, name: str, progress: Progress) -> Image:
         """Take over an image that is published but not in the store, or build the catalog's."""
         entry = catalog.IMAGES.get(name)
-        if entry is None and not await asyncio.to_thread(self._published, name):
+        if entry is None and not await asyncio.to_thread(find_published, self._root, name):
             known = sorted({*catalog.IMAGES, *(image.name for image in self._store.list())})
             raise not_found(
                 f"no image {name!r}, neither here nor in the catalog", hint=f"there is {', '.join(known)}"
@@ -129,28 +124,13 @@ class ImageService:
             image = self._store.by_name(name)
             if image is not None:
                 return image
-            image = await asyncio.to_thread(self._published, name)
+            image = await asyncio.to_thread(find_published, self._root, name)
             if image is None:
                 if entry is None:
                     raise not_found(f"no image {name!r}")
                 image = await self._build(entry, lock=lock, progress=progress)
             await self._store.put(image)
             return image
-
-    def _published(self, name: str) -> Image | None:
-        """The image of that name among the folders. Blocking; there are few."""
-        if not self._root.is_dir():
-            return None
-        for folder in sorted(self._root.iterdir()):
-            if folder.name.startswith("."):
-                continue
-            try:
-                image = read_image(folder)
-            except ImageError:
-                continue
-            if image is not None and image.name == name:
-                return image
-        return None
 
     async def _build(self, entry: catalog.DebianImage, *, lock: int, progress: Progress) -> Image:
         """Under the name's lock: the recipe, into staging, published under a new id."""
@@ -178,7 +158,7 @@ class ImageService:
                 modules_dir=MODULES,
                 build_size=(staging / ROOTFS).stat().st_blocks * 512,
             )
-            (staging / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(image)))
+            write_record(staging, image)
             await asyncio.to_thread(publish, staging, self._root / image_id)
         except OSError as error:
             raise from_os_error(error, f"building the image {entry.name}") from error
@@ -238,23 +218,6 @@ async def ensure_e2fsprogs(tools: ToolService, progress: Progress = no_progress)
         resize2fs=found["resize2fs"].path,
         env=found["mke2fs"].env,
     )
-
-
-def read_image(folder: Path) -> Image | None:
-    """The record of a published folder, its paths made absolute; None where there is none. Blocking."""
-    try:
-        image = msgspec.json.decode((folder / RECORD).read_bytes(), type=Image)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (msgspec.DecodeError, msgspec.ValidationError, OSError) as error:
-        raise invalid(f"{folder / RECORD} cannot be read", details=str(error)) from error
-    paths: dict[str, str] = {}
-    for key in _RELATIVE:
-        value: str = getattr(image, key)
-        if value.startswith("/") or ".." in value.split("/"):
-            raise invalid(f"{folder / RECORD} has a path that leaves its folder: {value[:200]!r}")
-        paths[key] = str(folder / value) if value else ""
-    return msgspec.structs.replace(image, artifact_dir=str(folder), **paths)
 
 
 def _make_folder(path: Path) -> None:

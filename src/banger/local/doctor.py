@@ -18,7 +18,7 @@ from banger.config.settings import Settings
 from banger.config.toml import load_settings
 from banger.errors import BangerError
 from banger.image.kernel import read_kernel
-from banger.image.service import read_image
+from banger.image.published import read_image
 from banger.local import findings
 from banger.local.findings import Check, Distribution, Status
 from banger.system.host_packages import HOST_PACKAGES, RUN, HostPackage, absent

@@ -205,6 +205,15 @@ class Image(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     modules_dir: str = ""
     build_size: int = 0  # bytes
     seeded_ssh_public_key_fingerprint: str = ""
+    # of an image from a registry or an archive; the last five are what its config says
+    oci_reference: str = ""
+    oci_digest: str = ""  # of this machine's manifest
+    oci_pinned: str = ""  # what the reference meant when it was pulled: oci_digest, or an index with it
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()  # `K=V` each
+    workdir: str = ""
+    user: str = ""
 
 
 class Kernel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

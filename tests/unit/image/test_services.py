@@ -18,7 +18,8 @@ from banger.image import catalog
 from banger.image.archive import Archive, OpenArchive, debian_architecture
 from banger.image.compress import LZ4_LEGACY_MAGIC
 from banger.image.kernel import KernelService, write_kernel
-from banger.image.service import RECORD, ImageService
+from banger.image.published import RECORD
+from banger.image.service import ImageService
 from banger.image.tools import ToolService
 from banger.model.progress import ProgressEvent
 from banger.model.records import Image, Kernel, now
