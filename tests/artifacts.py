@@ -107,6 +107,9 @@ class MemoryImages:
     async def put(self, image: Image) -> None:
         self._images[image.id] = image
 
+    async def delete(self, image_id: str) -> bool:
+        return self._images.pop(image_id, None) is not None
+
 
 def artifacts_home() -> Path:
     return Path(os.environ.get("BANGER_TEST_ARTIFACTS") or REPOSITORY / ".artifacts").resolve()

@@ -261,6 +261,13 @@ class FakeImages:
         found = resolve(reference, [(image.id, image.name) for image in self.images], what="image")
         return next(image for image in self.images if image.id == found)
 
+    async def delete(self, reference: str) -> Image:
+        image = self.resolve(reference)
+        if image.id == IMAGE_ID:
+            raise BangerError(ErrorCode.IN_USE, "the image is in use by 1 VM", hint="delete first: web")
+        self.images.remove(image)
+        return image
+
 
 class FakeKernels:
     def list(self) -> Sequence[Kernel]:

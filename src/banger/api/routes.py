@@ -267,6 +267,15 @@ ROUTES: tuple[Route, ...] = (
         doc="One image, by full id, exact name or unique id prefix.",
     ),
     Route(
+        name="image.delete",
+        method="DELETE",
+        path="/v1/images/{image}",
+        kind=Kind.RESULT,
+        reply=Image,
+        doc="Removes an image and its files, but for those of an unmanaged one, and answers what it was; "
+        "in_use names the VMs that have it.",
+    ),
+    Route(
         name="kernel.list",
         method="GET",
         path="/v1/kernels",

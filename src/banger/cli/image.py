@@ -6,8 +6,10 @@ import click
 
 from banger.cli.lazy import LazyGroup
 from banger.cli.options import complete_image, json_option
-from banger.cli.render import age, print_fields, print_json, print_table
+from banger.cli.render import age, out, print_fields, print_json, print_table
+from banger.cli.vm_life import complain
 from banger.client.client import Client
+from banger.errors import BangerError
 from banger.model.references import SHOWN_ID_LENGTH
 from banger.model.sizes import MIB
 
@@ -17,6 +19,7 @@ image = LazyGroup(
     lazy={
         "list": ("banger.cli.image:list_command", "List the images on this host."),
         "show": ("banger.cli.image:show", "All about one image."),
+        "delete": ("banger.cli.image:delete", "Remove images that no VM has."),
     },
 )
 
@@ -61,3 +64,21 @@ def show(image: str, as_json: bool) -> None:
         print_json(record)
     else:
         print_fields([(key.replace("_", " "), str(value)) for key, value in record.items()])
+
+
+@click.command("delete", help="Remove images and their files. One that VMs have stays, and they are named.")
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, shell_complete=complete_image)
+def delete(images: tuple[str, ...]) -> int:
+    failed = 0
+    with Client() as client:
+        for reference in images:
+            try:
+                removed = client.delete_image(reference)
+            except BangerError as error:
+                if len(images) == 1:
+                    raise
+                complain(error)
+                failed = 1
+            else:
+                out(removed["name"])
+    return failed

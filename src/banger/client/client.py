@@ -175,6 +175,10 @@ class Client:
     def show_image(self, reference: str) -> shapes.Image:
         return self._get(f"/v1/images/{quote(reference)}")  # type: ignore[return-value]
 
+    def delete_image(self, reference: str) -> shapes.Image:
+        """IN_USE when VMs have it."""
+        return self.request("DELETE", f"/v1/images/{quote(reference)}")  # type: ignore[return-value]
+
     def list_kernels(self) -> list[shapes.Kernel]:
         kernels: list[shapes.Kernel] = self._get("/v1/kernels")["kernels"]
         return kernels

@@ -16,6 +16,10 @@ async def show_image(request: web.Request) -> web.StreamResponse:
     return answer(daemon_of(request).services.images.resolve(request.match_info["image"]))
 
 
+async def delete_image(request: web.Request) -> web.StreamResponse:
+    return answer(await daemon_of(request).services.images.delete(request.match_info["image"]))
+
+
 async def list_kernels(request: web.Request) -> web.StreamResponse:
     return answer(KernelList(kernels=tuple(daemon_of(request).services.kernels.list())))
 
@@ -23,5 +27,6 @@ async def list_kernels(request: web.Request) -> web.StreamResponse:
 HANDLERS: dict[str, Handler] = {
     "image.list": list_images,
     "image.show": show_image,
+    "image.delete": delete_image,
     "kernel.list": list_kernels,
 }

@@ -48,6 +48,9 @@ class StoredImages:
     def resolve(self, reference: str) -> Image:
         return self._images.get(reference)
 
+    async def delete(self, reference: str) -> Image:
+        return await self._images.delete(reference)
+
 
 class Chosen:
     """The host's monitor, chosen at first need and kept; and the one that an older machine runs on."""

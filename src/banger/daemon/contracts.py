@@ -59,6 +59,10 @@ class Images(Protocol):
         """Full id, else exact name, else unique id prefix; NOT_FOUND or AMBIGUOUS otherwise."""
         ...
 
+    async def delete(self, reference: str) -> Image:
+        """The image as it was. IN_USE when VMs have it."""
+        ...
+
 
 class Kernels(Protocol):
     def list(self) -> Sequence[Kernel]: ...

@@ -22,7 +22,7 @@ from banger.image import catalog, debian, initramfs
 from banger.image.archive import debian_architecture
 from banger.image.errors import from_os_error, invalid, not_found
 from banger.image.kernel import MODULES, VMLINUX, KernelService, check_kernel, link_kernel, read_kernel
-from banger.image.published import ROOTFS, WORK_SEED, find_published, read_image, write_record
+from banger.image.published import ROOTFS, WORK_SEED, discard, find_published, read_image, write_record
 from banger.image.staging import exclusive, publish, remove_tree, require_space
 from banger.image.tools import ToolService
 from banger.model import references
@@ -46,6 +46,10 @@ class ImageStore(Protocol):
     def by_name(self, name: str) -> Image | None: ...
 
     async def put(self, image: Image) -> None: ...
+
+    async def delete(self, image_id: str) -> bool:
+        """False when there was none; IN_USE when VMs have it."""
+        ...
 
 
 class ImageService:
@@ -92,6 +96,22 @@ class ImageService:
         await asyncio.to_thread(_require_files, image)
         return image
 
+    async def delete(self, reference: str) -> Image:
+        """Forget an image and remove its files, but for those of an unmanaged one. IN_USE names the VMs."""
+        image = self.get(reference)
+        async with exclusive(self._root / f".lock-{image.name}"):
+            if not await self._store.delete(image.id):
+                raise not_found(f"no image {image.name}: it was deleted meanwhile")
+            await asyncio.to_thread(self._discard, image)
+        return image
+
+    def _discard(self, image: Image) -> None:
+        discard(self._root, image.id)
+        remove_tree(self._initramfs_folder(image))
+
+    def _initramfs_folder(self, image: Image) -> Path:
+        return self._initramfs_dir / ".initramfs" / image.id
+
     async def ensure_initramfs(self, image: Image) -> Path:
         """The shared initramfs for this image's kernel and today's agent; made when one of them is new."""
         async with self._making_initramfs:  # many VMs may be started at once with a new agent
@@ -99,7 +119,7 @@ class ImageService:
                 initramfs.ensure_shared,
                 Path(image.modules_dir),
                 initramfs.agent_binary(),
-                self._initramfs_dir / ".initramfs" / Path(image.artifact_dir).name,
+                self._initramfs_folder(image),
             )
 
     async def e2fsprogs(self, progress: Progress = no_progress) -> E2fsprogs:

@@ -145,6 +145,9 @@ def test_images_and_kernels(banger: Instance) -> None:
         "6.1.0-40-cloud-amd64",
     ]
     assert b"no image is called" in banger("image", "show", "nope", status=1).stderr
+    in_use = banger("image", "delete", "debian-bookworm", "nope", status=1).stderr
+    assert b"the image is in use by 1 VM\n  delete first: web" in in_use
+    assert b"no image is called" in in_use
 
 
 def test_daemon_status_start_stop(fresh: Instance) -> None:

@@ -253,6 +253,28 @@ async def test_a_published_image_is_taken_into_the_store(archive: FakeArchive, p
     assert await service.resolve("mine") == found
 
 
+async def test_a_deleted_image_leaves_nothing_and_an_unmanaged_one_its_files(
+    archive: FakeArchive, paths: Paths, tmp_path: Path
+) -> None:
+    published, store = publish_image(paths), MemoryImages()
+    service = image_service(archive, paths, store)
+    await service.resolve("mine")
+    aside = Path(paths.images_dir, ".old-crashed")
+    aside.mkdir()
+    (aside / "rootfs.ext4").write_bytes(b"")
+    theirs = tmp_path / "rootfs.ext4"
+    theirs.write_bytes(b"")
+    await store.put(msgspec.structs.replace(published, id="f" * 64, name="theirs", rootfs_path=str(theirs)))
+    assert (await service.delete(published.id[:10])).name == "mine"
+    assert (await service.delete("theirs")).id == "f" * 64
+    assert sorted(path.name for path in Path(paths.images_dir).iterdir()) == [".lock-mine", ".lock-theirs"]
+    assert theirs.exists()
+    for reference in ("mine", "theirs"):
+        with pytest.raises(BangerError) as caught:
+            await service.delete(reference)
+        assert caught.value.code is ErrorCode.NOT_FOUND
+
+
 async def test_incomplete_and_unknown_images(archive: FakeArchive, paths: Paths) -> None:
     published = publish_image(paths)
     service = image_service(archive, paths, MemoryImages())
