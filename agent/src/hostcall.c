@@ -15,11 +15,18 @@
 
 #define FEATURES "health exec shutdown sync time detach ports forward sessions copy"
 
-void put_hello(struct builder *builder)
+static char boot_id[64];
+
+void hello_prepare(void)
 {
-	char boot_id[64] = "";
 	if (read_file("/proc/sys/kernel/random/boot_id", boot_id, sizeof boot_id) > 0)
 		boot_id[strcspn(boot_id, "\n")] = 0;
+}
+
+void put_hello(struct builder *builder)
+{
+	if (!boot_id[0])
+		hello_prepare();
 	put_number(builder, HELLO_VERSION, WIRE_VERSION);
 	put_text(builder, HELLO_FEATURES, FEATURES);
 	put_text(builder, HELLO_AGENT, AGENT_VERSION);

@@ -10,6 +10,9 @@
 /* HELLO's fields, which READY has too. */
 void put_hello(struct builder *builder);
 
+/* Once, so that every connection has what HELLO says without asking the kernel. */
+void hello_prepare(void);
+
 /* One frame to the host; true when it was acknowledged by the deadline. */
 bool host_call(uint8_t type, const struct builder *builder, int64_t deadline);
 

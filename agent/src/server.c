@@ -122,6 +122,16 @@ static pid_t start_ready(int listener)
 	return child;
 }
 
+/* What our starter ignored: commands get the default for it, and for what we ignore (spawn.c). */
+static void heed_signals(void)
+{
+	for (int number = 1; number < NSIG; number++) {
+		struct sigaction action;
+		if (sigaction(number, NULL, &action) == 0 && action.sa_handler == SIG_IGN)
+			signal(number, SIG_DFL);
+	}
+}
+
 static void serve(int listener, int handoff) __attribute__((noreturn));
 
 static void serve(int listener, int handoff)
@@ -129,6 +139,8 @@ static void serve(int listener, int handoff)
 	sigset_t child;
 	sigemptyset(&child);
 	sigaddset(&child, SIGCHLD);
+	heed_signals();
+	hello_prepare();
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
 	if (!shared->on_host)

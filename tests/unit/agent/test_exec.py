@@ -326,6 +326,24 @@ async def test_signals_are_at_their_defaults(agent: Agent) -> None:
     assert [int(line.split()[1], 16) & ~libc_own for line in out.splitlines()] == [0, 0]
 
 
+async def test_what_the_agents_starter_ignored_is_at_its_default_too(
+    agent_program: Path, tmp_path: Path
+) -> None:
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGUSR1, signal.SIGINT)}
+    try:
+        running = Agent(agent_program, tmp_path)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    try:
+        out, _, _ = await run(running, "sh", "-c", "kill -INT $$; echo ignored")
+        assert out == b""
+        out, _, _ = await run(running, "sh", "-c", "kill -USR1 $$; echo ignored")
+        assert out == b""
+    finally:
+        running.stop()
+
+
 async def test_no_descriptor_leaks_into_commands(agent: Agent) -> None:
     out, _, _ = await run(agent, "ls", "/proc/self/fd", stdin=b"")
     assert out.split() == [b"0", b"1", b"2", b"3"]  # 3 is ls's own
