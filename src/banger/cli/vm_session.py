@@ -35,12 +35,13 @@ session = LazyGroup(
 def complete_session(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names in the VM that was typed; nothing, and silently, when daemon or guest are down."""
     from banger.client.client import Client
+    from banger.client.sessions import Sessions
 
     try:
         with Client(autostart=False, version="") as client:
             return [
                 CompletionItem(known["name"])
-                for known in client.sessions(str(ctx.params.get("vm") or "")).list()
+                for known in Sessions(client, str(ctx.params.get("vm") or "")).list()
                 if known["name"].startswith(incomplete)
             ]
     except BangerError:

@@ -17,13 +17,13 @@ from banger.cli.render import out, print_json
 from banger.cli.vm_life import complain
 from banger.cli.vm_session import sessions_argument, vm_of_session
 from banger.client.client import Client
+from banger.client.sessions import Sessions
 from banger.errors import BangerError
 from banger.model.references import resolve
 from banger.model.sessions import MAX_STOP_TIMEOUT_S, STOP_TIMEOUT_S, signal_number
 
 if TYPE_CHECKING:
     from banger.client import shapes
-    from banger.client.sessions import Sessions
 
     Work = Callable[[Sessions, str], shapes.Session]
 
@@ -34,7 +34,7 @@ AT_ONCE = 16
 def on_each(vm: str, references: tuple[str, ...], work: Work, *, as_json: bool) -> int:
     """The exit status."""
     with Client() as client:
-        pairs = [(known["id"], known["name"]) for known in client.sessions(vm).list()]
+        pairs = [(known["id"], known["name"]) for known in Sessions(client, vm).list()]
         vm_id = client.show_vm(vm)["id"]
     failed = False
     found: dict[str, str] = {}
@@ -73,7 +73,7 @@ def _all(vm: str, ids: list[str], work: Work) -> list[tuple[str, shapes.Session 
                 except IndexError:
                     return
                 try:
-                    outcomes[session_id] = work(client.sessions(vm), session_id)
+                    outcomes[session_id] = work(Sessions(client, vm), session_id)
                 except BangerError as error:
                     outcomes[session_id] = error
 

@@ -12,6 +12,7 @@ from banger.cli.options import json_option
 from banger.cli.render import age, out, print_fields, print_json, print_table
 from banger.cli.vm_session import session_argument, vm_of_session
 from banger.client.client import Client
+from banger.client.sessions import Sessions
 from banger.model.references import SHOWN_ID_LENGTH
 from banger.model.sessions import has_tags, tag_words
 
@@ -49,7 +50,7 @@ def _row(session: shapes.Session, *, whole: bool) -> list[str]:
 @json_option
 def list_command(vm: str, ids: bool, tags: tuple[str, ...], whole: bool, as_json: bool) -> None:
     with Client() as client:
-        sessions = [s for s in client.sessions(vm).list() if has_tags(s.get("tags", {}), tags)]
+        sessions = [s for s in Sessions(client, vm).list() if has_tags(s.get("tags", {}), tags)]
     if as_json:
         print_json(sessions)
     elif ids:
@@ -66,7 +67,7 @@ def list_command(vm: str, ids: bool, tags: tuple[str, ...], whole: bool, as_json
 @json_option
 def show(vm: str, reference: str, as_json: bool) -> None:
     with Client() as client:
-        session = client.sessions(vm).show(reference)
+        session = Sessions(client, vm).show(reference)
     if as_json:
         print_json(session)
         return

@@ -16,6 +16,7 @@ from banger.cli.render import out, print_json
 from banger.cli.vm_session import vm_of_session
 from banger.cli.vm_session_stream import attach_to, detach_option
 from banger.client.client import Client
+from banger.client.sessions import Sessions
 from banger.model.sessions import parse_tags
 
 
@@ -73,7 +74,7 @@ def start(
 
             size = window_size(0, 1, 2)
     with Client() as client:
-        sessions = client.sessions(vm)
+        sessions = Sessions(client, vm)
         session = sessions.start(
             argv,
             name=name or "",

@@ -14,12 +14,12 @@ from banger.cli.options import BadValue, Checked
 from banger.cli.vm_session import session_argument, vm_of_session
 from banger.client.client import Client
 from banger.client.keys import DEFAULT_DETACH_KEYS, parse_detach_keys
+from banger.client.sessions import Sessions
 from banger.errors import BangerError, ErrorCode
 from banger.model.sessions import MAX_TAIL_LINES
 
 if TYPE_CHECKING:
     from banger.client import shapes
-    from banger.client.sessions import Sessions
 
 SIGPIPE_STATUS = 141
 
@@ -80,7 +80,7 @@ def attach(
     state.own_failures_are_125()
     replay = "all" if from_start else "none" if no_replay else "unseen"
     with Client() as client:
-        sessions = client.sessions(vm)
+        sessions = Sessions(client, vm)
         session = sessions.show(reference)
         if not session.get("attachable"):
             message = session.get("launch_message") or session.get("last_error") or "it was never launched"
@@ -103,7 +103,7 @@ def attach(
 @click.option("--stderr", "stderr", is_flag=True, help="Only what it said on stderr.")
 def logs(vm: str, reference: str, follow: bool, tail: int | None, stdout: bool, stderr: bool) -> int:
     with Client() as client:
-        sessions = client.sessions(vm)
+        sessions = Sessions(client, vm)
         both = stdout == stderr
         return sessions.logs(
             sessions.show(reference), follow=follow, tail=tail, stdout=both or stdout, stderr=both or stderr
@@ -132,7 +132,7 @@ def send(vm: str, reference: str, text: str | None, end: bool, no_newline: bool)
         )
     data = b"" if text is None or text == "-" else os.fsencode(text) + (b"" if no_newline else b"\n")
     with Client() as client:
-        sessions = client.sessions(vm)
+        sessions = Sessions(client, vm)
         session = sessions.show(reference)
         if session.get("stdin_mode") != "pipe":
             raise BangerError(

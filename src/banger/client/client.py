@@ -19,7 +19,6 @@ from banger.errors import BangerError, ErrorCode
 
 if TYPE_CHECKING:
     from banger.client import shapes
-    from banger.client.sessions import Sessions
 
 REQUEST_TIMEOUT_S = 60.0
 STREAM_TIMEOUT_S = 30.0
@@ -125,12 +124,6 @@ class Client:
             connection.close()
             raise
         return connection
-
-    def sessions(self, vm: str) -> Sessions:
-        """The long-lived commands of a running VM: list, start, attach, …"""
-        from banger.client.sessions import Sessions
-
-        return Sessions(self, vm)
 
     # VMs: operations
 

@@ -1,4 +1,4 @@
-"""Sessions of one VM, for Python programs: `Client().sessions("web").start(["make", "-j4"], name="build")`.
+"""Sessions of one VM, for Python programs: `Sessions(client, "web").start(["make", "-j4"], name="build")`.
 
 What changes or shows a session is asked of the daemon; attach, logs and send go straight to the guest's
 agent. Synchronous, standard library only; each call may raise BangerError.

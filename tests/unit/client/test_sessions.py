@@ -8,6 +8,7 @@ import pytest
 
 from banger.client.client import Client
 from banger.client.errors import DaemonUnreachable
+from banger.client.sessions import Sessions
 from banger.config.paths import resolve_paths
 from banger.errors import BangerError, ErrorCode
 
@@ -21,12 +22,12 @@ def client(tmp_path: Path) -> Client:
 @pytest.mark.parametrize(("command", "env"), [(["\udcff"], {}), (["x"], {"A": "\udcff"})])
 def test_what_is_no_text_cannot_be_asked_for(client: Client, command: list[str], env: dict[str, str]) -> None:
     with pytest.raises(BangerError) as caught:
-        client.sessions("web").start(command, env=env)
+        Sessions(client, "web").start(command, env=env)
     assert caught.value.code is ErrorCode.INVALID_ARGUMENT
 
 
 def test_without_a_daemon(client: Client) -> None:
-    sessions = client.sessions("web")
+    sessions = Sessions(client, "web")
     for ask in (sessions.list, lambda: sessions.show("x"), lambda: sessions.stop("x")):
         with pytest.raises(DaemonUnreachable):
             ask()
