@@ -54,6 +54,7 @@ void fuzz_config(const uint8_t *data, size_t size)
 	REQUIRE(memchr(read->hostname, 0, sizeof read->hostname) && memchr(read->root, 0, sizeof read->root));
 	REQUIRE(memchr(read->overlay, 0, sizeof read->overlay) && memchr(read->work, 0, sizeof read->work));
 	REQUIRE(memchr(read->init, 0, sizeof read->init) && read->init[0] && !strncmp(read->root, "/dev/", 5));
+	REQUIRE(memchr(read->workdir, 0, sizeof read->workdir) && (!read->workdir[0] || read->workdir[0] == '/'));
 	REQUIRE(read->env_count <= CONFIG_MAX_ENV && !read->env[read->env_count] && read->prefix <= 32);
 	for (size_t i = 0; i < read->env_count; i++)
 		REQUIRE(read->env[i] >= read->text && read->env[i] < read->text + sizeof read->text && strchr(read->env[i], '='));

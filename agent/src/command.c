@@ -106,7 +106,7 @@ const char *command_start(const struct asked *asked, struct spawned *spawned, ch
 	struct plan plan = {
 		.argv = (char **)(uintptr_t)asked->argv,
 		.env = env,
-		.cwd = asked->cwd[0] ? asked->cwd : NULL,
+		.cwd = asked->cwd[0] ? asked->cwd : config.workdir[0] ? config.workdir : NULL,
 		.terminal = asked->flags & EXEC_FLAG_TERMINAL,
 		.wants_stdin = asked->flags & EXEC_FLAG_STDIN,
 		.detached = asked->flags & EXEC_FLAG_DETACH,

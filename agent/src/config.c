@@ -96,6 +96,8 @@ static bool set(struct config *config, const char *key, char *value)
 			return false;
 		return copy_text(config->init, sizeof config->init, value);
 	}
+	if (!strcmp(key, "workdir"))
+		return value[0] == '/' && copy_text(config->workdir, sizeof config->workdir, value);
 	if (!strcmp(key, "env")) {
 		if (config->env_count == CONFIG_MAX_ENV || value[0] == '=' || !strchr(value, '='))
 			return false;

@@ -23,6 +23,7 @@ struct config {
 	char overlay[64];
 	char work[64];
 	char init[256];
+	char workdir[256]; /* where commands begin that name no folder; empty: at home */
 	char *env[CONFIG_MAX_ENV + 1]; /* `K=V`, NULL at the end; points into text */
 	size_t env_count;
 	char text[CONFIG_MAX_BYTES + 1];

@@ -165,6 +165,8 @@ void init_run(char **argv)
 	initramfs_delete(old_root);
 	if ((why = mount_work(&config)))
 		fatal(why);
+	if (config.workdir[0])
+		make_folders(config.workdir);
 	ending_prepare();
 	hand_over(handoff[1]);
 	abort();

@@ -251,6 +251,9 @@ class FakeImages:
                 created_at=LONG_AGO,
                 updated_at=LONG_AGO,
                 build_size=2 << 30,
+                entrypoint=("echo", "runs:"),
+                cmd=("its", "own"),
+                user="root",
             )
         ]
 

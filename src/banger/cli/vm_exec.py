@@ -18,7 +18,7 @@ from banger.cli.lazy import guest_command
 from banger.cli.main import say
 from banger.cli.options import environment_options, read_environment, vm_argument
 from banger.client.client import Client
-from banger.client.guest import CommandNotStarted, Companion, Exec, connect_agent
+from banger.client.guest import NOT_FOUND, CommandNotStarted, Companion, Exec, connect_agent
 
 SHELL_SCRIPT = """\
 _t=${TERM:-} _c=
@@ -28,10 +28,16 @@ for _f in "$HOME/.terminfo" /etc/terminfo /lib/terminfo /usr/share/terminfo /usr
 done
 [ -z "$_t" ] || [ -z "$_c" ] || export TERM=xterm-256color
 case ${SHELL:-} in */nologin | */false) SHELL= ;; esac
-[ -x "${SHELL:-}" ] || export SHELL=/bin/sh
+[ -e /etc/passwd ] || SHELL=
+[ -x "${SHELL:-}" ] || SHELL=/bin/bash
+[ -x "$SHELL" ] || SHELL=/bin/sh
+export SHELL
 exec "$SHELL" -l
 """
-"""The user's own login shell. Where the guest has terminals' descriptions but none of ours, a common one."""
+"""The user's own login shell; bash, else sh, where nobody says which.
+
+Where the guest has terminals' descriptions but none of ours, a common one.
+"""
 SHELL = ("/bin/sh", "-c", SHELL_SCRIPT)
 
 
@@ -64,6 +70,12 @@ def run_in_guest(
     try:
         return execution.run(argv, variables, cwd=how.cwd, user=how.user)
     except CommandNotStarted as failure:
+        if argv is SHELL and failure.status == NOT_FOUND:
+            say("banger: the guest has no shell: there is no /bin/sh")
+            say(
+                "  what it has runs with banger vm exec, or as its image says with banger vm run --entrypoint"
+            )
+            return failure.status
         return _not_started(failure)
 
 

@@ -21,8 +21,9 @@ from banger.cli.options import (
 )
 from banger.cli.progress import Progress
 from banger.cli.render import is_terminal, out, print_json
-from banger.cli.vm_exec import SHELL, GuestOptions, run_in_guest
+from banger.cli.vm_exec import SHELL, GuestOptions, leave_in_guest, run_in_guest
 from banger.client.client import Client
+from banger.errors import BangerError, ErrorCode
 
 
 @click.command("create", help="Make a VM and boot it; print its id.")
@@ -55,12 +56,18 @@ def create(no_start: bool, as_json: bool, **sizing: Any) -> int:
     banger vm run                              a shell; the VM stays
     banger vm run --rm -- sh -c 'uname -a'     one command; the VM goes
     banger vm run --name web -d                no shell: it stays and runs
+    banger vm run --image IMG --entrypoint     what the image is made to run; words after -- are for it
     """,
 )
 @sizing_options
 @environment_options
 @click.option("--rm", "remove", is_flag=True, help="Delete the VM when the shell or command ends.")
 @click.option("-d", "--detach", is_flag=True, help="Leave it running; print its id.")
+@click.option(
+    "--entrypoint",
+    is_flag=True,
+    help="Run the image's entrypoint and command, as its user; CMD takes its command's place.",
+)
 @quiet_option
 def run(
     env: tuple[str, ...],
@@ -70,6 +77,7 @@ def run(
     terminal: bool,
     remove: bool,
     detach: bool,
+    entrypoint: bool,
     **sizing: Any,
 ) -> int:
     began = time.monotonic()
@@ -77,7 +85,7 @@ def run(
     argv = guest_command(ctx)
     if detach and remove:
         raise click.UsageError("--detach leaves the VM and --rm removes it: choose one", ctx)
-    if detach and argv is not None:
+    if detach and argv is not None and not entrypoint:
         raise click.UsageError("--detach runs no command: leave it out, or run it with banger vm exec", ctx)
     fields = create_fields(**sizing)
     if remove:
@@ -86,17 +94,27 @@ def run(
     if not detach:
         state.own_failures_are_125()
         # a shell at a terminal is interactive; a command is only when -t says so
-        terminal = terminal or (argv is None and is_terminal(0) and is_terminal(1))
+        wants_shell = argv is None and not entrypoint
+        terminal = terminal or (wants_shell and is_terminal(0) and is_terminal(1))
     try:
         with Client() as client, Progress() as progress:
             vm = boot(client, fields, progress)
             vm_id, name = str(vm["id"]), str(vm["name"])
             progress.line(f"ready in {time.monotonic() - began:.1f}s", dim=True)
+            if entrypoint:
+                try:
+                    argv, user = _image_command(client, vm, argv, user)
+                except BangerError:
+                    if remove:
+                        delete(client, vm_id)
+                    raise
             if detach:
+                if argv:
+                    how = GuestOptions(variables, cwd, user, terminal=False)
+                    if status := leave_in_guest(client, vm_id, argv, how=how):
+                        return status
                 out(vm_id)
-                progress.line(
-                    f"{name} runs: banger vm shell {name}, banger vm delete {name}", dim=True
-                )
+                progress.line(f"{name} runs: banger vm shell {name}, banger vm delete {name}", dim=True)
                 return 0
             command = argv or SHELL
             how = GuestOptions(variables, cwd, user, terminal, "exec" if argv else "shell")
@@ -105,6 +123,21 @@ def run(
             return _and_remove(client, vm_id, command, how=how)
     except Interrupted as interrupted:
         return interrupted.status
+
+
+def _image_command(
+    client: Client, vm: dict[str, Any], words: Sequence[str] | None, user: str
+) -> tuple[list[str], str]:
+    """(what the VM's image runs, given these words; as whom)."""
+    image = client.show_image(str(vm["image_id"]))
+    argv = [*image.get("entrypoint", []), *(image.get("cmd", []) if words is None else words)]
+    if not argv:
+        raise BangerError(
+            ErrorCode.INVALID_ARGUMENT,
+            f"the image {image['name']} does not say what to run",
+            hint=f"{vm['name']} runs: banger vm exec {vm['name']} CMD",
+        )
+    return argv, user or image.get("user", "")
 
 
 def _and_remove(client: Client, vm_id: str, command: Sequence[str], *, how: GuestOptions) -> int:

@@ -192,6 +192,13 @@ class Image(ImageRequired, total=False):
     managed: bool
     docker: bool
     build_size: int
+    oci_reference: str
+    oci_digest: str
+    entrypoint: list[str]
+    cmd: list[str]
+    env: list[str]
+    workdir: str
+    user: str
 
 
 class Kernel(TypedDict):

@@ -21,6 +21,7 @@ from banger.errors import BangerError, ErrorCode
 from banger.image import cpio, modules
 from banger.image.errors import from_os_error, invalid, unsuitable
 from banger.image.staging import write_atomically
+from banger.model.records import Image
 
 AGENT_FOLDER = Path(__file__).resolve().parent.parent / "agent_bin"
 FORMAT = b"banger initramfs 1\n"
@@ -32,6 +33,10 @@ MODULE_FOLDER = "banger/ko"
 MAX_GUEST_FILES = 16 << 20
 _KEEP = 2
 _KEY = re.compile(r"[a-z_]+")
+MAX_ENV = 250
+MAX_ENV_BYTES = 48 << 10
+MAX_WORKDIR = 240
+"""What the agent's config has room for, with some for the rest of it (agent/src/config.h)."""
 
 
 class GuestFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +51,7 @@ class GuestConfig(msgspec.Struct, frozen=True, kw_only=True):
     """/banger/config: what a guest is told of itself. Devices as /dev/vdX, "" for none.
 
     address with its prefix ("172.16.0.2/24"); root_mode "overlay" or "direct"; init "auto", "agent" or
-    a path in the image; env: `K=V` each.
+    a path in the image; workdir: where commands begin that name no folder, "" for home; env: `K=V` each.
     """
 
     hostname: str
@@ -58,12 +63,14 @@ class GuestConfig(msgspec.Struct, frozen=True, kw_only=True):
     overlay: str = ""
     work: str = ""
     init: str = "auto"
+    workdir: str = ""
     env: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         """`key value` lines; empty values are left out. A value with a newline or NUL is refused."""
         lines: list[str] = []
-        for key in ("hostname", "address", "gateway", "mac", "root_mode", "root", "overlay", "work", "init"):
+        keys = ("hostname", "address", "gateway", "mac", "root_mode", "root", "overlay", "work", "init")
+        for key in (*keys, "workdir"):
             value: str = getattr(self, key)
             if value:
                 lines.append(_line(key, value))
@@ -76,6 +83,41 @@ def _line(key: str, value: str) -> str:
     if any(character in value for character in "\n\r\0") or len(value) > 65_536:
         raise BangerError(ErrorCode.INVALID_ARGUMENT, f"a guest's {key} must be one line: {value[:60]!r}")
     return f"{key} {value}\n"
+
+
+def image_env(image: Image) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What commands get of the image's environment, and the names of what cannot be passed on.
+
+    The config is of lines, and bounded: a value with a line break, and what is too much, is left out.
+    """
+    taken: list[str] = []
+    left: list[str] = []
+    length = 0
+    for entry in image.env:
+        size = len(entry.encode("utf-8", "replace")) + len("env \n")
+        fits = length + size <= MAX_ENV_BYTES and len(taken) < MAX_ENV and entry.find("=") > 0
+        if fits and _one_line(entry):
+            taken.append(entry)
+            length += size
+        else:
+            left.append(entry.partition("=")[0])
+    return tuple(taken), tuple(left)
+
+
+def image_workdir(image: Image) -> str:
+    """ "" where the image has none, or / (docker's default: home is nicer), or one that cannot be one."""
+    path = image.workdir
+    if not path.startswith("/") or not path.strip("/") or len(path.encode("utf-8", "replace")) > MAX_WORKDIR:
+        return ""
+    return path if _one_line(path) else ""
+
+
+def _one_line(text: str) -> bool:
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return not any(character in text for character in "\n\r\0")
 
 
 def agent_binary(architecture: str = "") -> Path:

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from banger.config.settings import Settings
 from banger.guest.ssh import KeyPair
-from banger.image.initramfs import GuestConfig, GuestFile
-from banger.model.records import VMRecord
+from banger.image.initramfs import GuestConfig, GuestFile, image_env, image_workdir
+from banger.model.records import Image, VMRecord
 from banger.network.addresses import mac_of
 
 
 def guest_config(
-    record: VMRecord, *, settings: Settings, root_mode: str, init: str, work_device: str, overlay_device: str
+    record: VMRecord,
+    image: Image,
+    *,
+    settings: Settings,
+    root_mode: str,
+    init: str,
+    work_device: str,
+    overlay_device: str,
 ) -> GuestConfig:
     """/banger/config. Devices are names such as /dev/vdb, "" for none."""
     return GuestConfig(
@@ -27,6 +34,8 @@ def guest_config(
         overlay=overlay_device,
         work=work_device,
         init=init or "auto",
+        workdir=image_workdir(image),
+        env=image_env(image)[0],
     )
 
 

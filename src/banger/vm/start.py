@@ -184,6 +184,7 @@ class GuestFiles(BaseStep):
         settings = start.services.settings
         config = guest_config(
             record,
+            start.need_image(),
             settings=settings,
             root_mode=layout.root_mode,
             init=record.init,

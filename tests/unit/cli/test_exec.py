@@ -33,6 +33,14 @@ def test_run_exits_as_the_command_and_leaves_nothing(banger: Instance) -> None:
     assert banger.ids() == before
 
 
+def test_an_image_runs_as_it_says(banger: Instance) -> None:
+    assert banger("vm", "run", "--rm", "--entrypoint").stdout == b"runs: its own\n"
+    assert banger("vm", "run", "--rm", "--entrypoint", "--", "mine", "-x").stdout == b"runs: mine -x\n"
+    detached = banger("vm", "run", "-d", "--entrypoint", "--name", "in-the-background").stdout
+    assert len(detached.strip()) == 64
+    banger("vm", "delete", "in-the-background")
+
+
 def test_quiet_says_nothing_of_its_own(banger: Instance) -> None:
     done = banger("vm", "run", "--rm", "--quiet", "--", "true")
     assert (done.stdout, done.stderr) == (b"", b"")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from banger.errors import BangerError, ErrorCode
 from banger.image import cpio, initramfs, modules
 from banger.image.initramfs import GuestConfig, GuestFile
+from banger.model.records import Image, now
 from tests.fakes.kernels import make_module
 
 
@@ -97,6 +98,7 @@ def test_config_lines() -> None:
         mac="06:00:AC:10:00:02",
         overlay="/dev/vdb",
         work="/dev/vdc",
+        workdir="/srv/my app",
         env=("A=1", "B=two words"),
     )
     assert config.encode().decode().splitlines() == [
@@ -109,9 +111,39 @@ def test_config_lines() -> None:
         "overlay /dev/vdb",
         "work /dev/vdc",
         "init auto",
+        "workdir /srv/my app",
         "env A=1",
         "env B=two words",
     ]
+
+
+def image(*env: str, workdir: str = "") -> Image:
+    return Image(id="0" * 64, name="x", created_at=now(), updated_at=now(), env=env, workdir=workdir)
+
+
+def test_an_images_environment_fits_the_config() -> None:
+    taken, left = initramfs.image_env(image("A=1", "B=x\ny", "C=", "=D", "E", "F=\udc80"))
+    assert (taken, left) == (("A=1", "C=", "F=\udc80"), ("B", "", "E"))
+    taken, left = initramfs.image_env(image(*(f"V{number}={'x' * 150}" for number in range(1000))))
+    assert len(taken) + len(left) == 1000
+    config = GuestConfig(hostname="x", workdir="/" + "w" * 230, env=taken)
+    assert len(config.encode()) < 65_000
+
+
+@pytest.mark.parametrize(
+    ("workdir", "given"),
+    [
+        ("/app", "/app"),
+        ("", ""),
+        ("/", ""),
+        ("//", ""),
+        ("app", ""),
+        ("/a\nroot /dev/vdb", ""),
+        ("/" * 999, ""),
+    ],
+)
+def test_an_images_workdir_fits_the_config(workdir: str, given: str) -> None:
+    assert initramfs.image_workdir(image(workdir=workdir)) == given
 
 
 @pytest.mark.parametrize("value", ["a\nroot /dev/vdb", "a\rb", "a\0b"])
