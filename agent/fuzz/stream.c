@@ -28,7 +28,7 @@ void fuzz_stream(const uint8_t *data, size_t size)
 			continue;
 		stream.fd = bytes_as_file(0, piece, length);
 		while (!stream.refused && lseek(stream.fd, 0, SEEK_CUR) < (off_t)length) {
-			read_socket(&stream);
+			REQUIRE(read_socket(&stream));
 			REQUIRE(stream.in_length < sizeof stream.in);
 			REQUIRE(stream.pending_length + stream.consumed <= sizeof stream.pending);
 			REQUIRE(stream.pending_start < sizeof stream.pending);

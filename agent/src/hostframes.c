@@ -63,15 +63,13 @@ static bool take_frame(struct stream *stream, uint8_t type, const uint8_t *paylo
 	}
 }
 
-void read_socket(struct stream *stream)
+bool read_socket(struct stream *stream)
 {
 	ssize_t got = read(stream->fd, stream->in + stream->in_length, sizeof stream->in - stream->in_length);
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
-	if (got <= 0) {
-		host_is_gone(stream);
-		return;
-	}
+		return true;
+	if (got <= 0)
+		return false;
 	stream->in_length += (size_t)got;
 	size_t start = 0;
 	while (stream->in_length - start >= WIRE_HEADER_BYTES) {
@@ -79,16 +77,17 @@ void read_socket(struct stream *stream)
 		size_t length = frame_length(at);
 		if (length > WIRE_MAX_PAYLOAD) {
 			stream->refused = "frame too long";
-			return;
+			return true;
 		}
 		if (stream->in_length - start < WIRE_HEADER_BYTES + length)
 			break;
 		if (!take_frame(stream, at[4], at + WIRE_HEADER_BYTES, length)) {
 			stream->refused = "malformed frame, or more stdin than the window allows";
-			return;
+			return true;
 		}
 		start += WIRE_HEADER_BYTES + length;
 	}
 	memmove(stream->in, stream->in + start, stream->in_length - start);
 	stream->in_length -= start;
+	return true;
 }

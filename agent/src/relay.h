@@ -39,10 +39,7 @@ struct stream {
 	int64_t hangup_deadline;
 };
 
-/* hostframes.c: read from the socket and act on every whole frame. Sets refused, or calls host_is_gone. */
-void read_socket(struct stream *stream);
-
-/* stream.c: the connection is no more; hangs the command up. */
-void host_is_gone(struct stream *stream);
+/* hostframes.c: read from the socket and act on every whole frame, or set refused. False: the host has gone. */
+bool read_socket(struct stream *stream);
 
 #endif

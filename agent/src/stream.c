@@ -66,7 +66,7 @@ static void grant(struct stream *stream)
 		stream->consumed = 0;
 }
 
-void host_is_gone(struct stream *stream)
+static void host_is_gone(struct stream *stream)
 {
 	if (stream->host_gone)
 		return;
@@ -187,8 +187,8 @@ static void poll_once(struct stream *stream)
 		look_for_end(stream);
 	if (pollers[0].revents & POLLOUT)
 		write_socket(stream);
-	if (pollers[0].revents & (POLLIN | POLLHUP | POLLERR))
-		read_socket(stream);
+	if (pollers[0].revents & (POLLIN | POLLHUP | POLLERR) && !read_socket(stream))
+		host_is_gone(stream);
 	if (pollers[2].revents && stream->input >= 0 && stream->pending_length)
 		write_input(stream);
 	if (pollers[3].revents && stream->output >= 0)
