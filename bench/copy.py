@@ -38,7 +38,7 @@ class Guest:
         self.folder = folder
         made.run("vm", "run", "--name", VM, "-d", "--memory", "512M", "--disk-size", "8G")
         self.vsock = made.vm_dir(VM) / "v.sock"
-        self.address = str(made.client().show_vm(VM)["runtime"]["guest_ip"])
+        self.address = str(made.client().show_vm(VM)["runtime"].get("guest_ip", ""))
         program = folder / "raw_vsock"
         words = ["-target", f"{os.uname().machine}-linux-musl", "-O2", "-static", "-o", str(program)]
         subprocess.run(
