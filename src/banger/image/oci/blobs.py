@@ -275,7 +275,8 @@ async def _exclusive_part(path: Path, waiting: Callable[[], None] | None) -> Asy
     part = Path(f"{path}.part")
     hold = take(Rank.DOWNLOAD, path.name[:16])
     try:
-        part.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part.parent.mkdir(mode=0o700, exist_ok=True)
         deadline = asyncio.get_running_loop().time() + LOCK_WAIT_S
         while True:
             descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

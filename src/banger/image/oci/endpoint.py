@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ssl
 import urllib.request
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -50,13 +51,24 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 def endpoints(reference: Reference, access: Access) -> list[Endpoint]:
     """A configured mirror, if there is one, and then the registry itself."""
     found: list[Endpoint] = []
-    for entry in access.registries:
+    for scheme, address, path in _mirrors(reference, access.registries):
+        found.append(_endpoint(address, access, account=address, scheme=scheme, path=path))
+    found.append(_endpoint(reference.endpoint, access, account=reference.registry))
+    return found
+
+
+def mirrors(reference: Reference, registries: Sequence[Registry]) -> list[str]:
+    """The mirrors (host[:port]) that may be asked for a reference: they have credentials of their own."""
+    return [address for _scheme, address, _path in _mirrors(reference, registries)]
+
+
+def _mirrors(reference: Reference, registries: Sequence[Registry]) -> Iterator[tuple[str, str, str]]:
+    """(scheme or "", host[:port], path)"""
+    for entry in registries:
         if entry.mirror and entry.host == reference.registry.lower():
             scheme, _, rest = entry.mirror.rpartition("://")
             address, _, path = rest.partition("/")
-            found.append(_endpoint(address, access, account=address, scheme=scheme, path=path))
-    found.append(_endpoint(reference.endpoint, access, account=reference.registry))
-    return found
+            yield scheme, address, path
 
 
 def _endpoint(address: str, access: Access, *, account: str, scheme: str = "", path: str = "") -> Endpoint:
