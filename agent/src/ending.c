@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -82,6 +83,30 @@ static bool others_left(void)
 	return found;
 }
 
+static bool has_terminal(const char *pid)
+{
+	char path[300], stat[512];
+	int terminal;
+	if (!format_text(path, sizeof path, "/proc/%s/stat", pid) || read_file(path, stat, sizeof stat) <= 0)
+		return false;
+	const char *behind_name = strrchr(stat, ')');
+	return behind_name && sscanf(behind_name + 1, " %*c %*d %*d %*d %d", &terminal) == 1 && terminal != 0;
+}
+
+/* HUP is for shells at a terminal, which ignore TERM. Who has none may be about to end well by TERM: to most,
+ * HUP would be the sudden end. */
+static void hang_up_terminals(void)
+{
+	DIR *proc = opendir("/proc");
+	uint64_t pid;
+	for (struct dirent *entry; proc && (entry = readdir(proc));)
+		if (isdigit((unsigned char)entry->d_name[0]) && has_terminal(entry->d_name) &&
+		    parse_number(entry->d_name, INT32_MAX, &pid) && pid > 1)
+			kill((pid_t)pid, SIGHUP);
+	if (proc)
+		closedir(proc);
+}
+
 static void reap(int milliseconds)
 {
 	sigset_t child;
@@ -96,10 +121,9 @@ static void reap(int milliseconds)
 static void end_processes(void)
 {
 	int64_t deadline = now_ms() + GRACE_MS;
-	/* The agent's server ignores TERM and has no terminal: it stays to pass on what commands still say.
-	 * HUP is for shells at a terminal, which ignore TERM. */
+	/* The agent's server ignores TERM and has no terminal: it stays to pass on what commands still say. */
 	kill(-1, SIGTERM);
-	kill(-1, SIGHUP);
+	hang_up_terminals();
 	kill(-1, SIGCONT);
 	while (others_left() && now_ms() < deadline)
 		reap(50);
