@@ -29,7 +29,7 @@ async def network(helper: InProcessHelper) -> AsyncIterator[HostNetwork]:
     await made.prepare()
     await made._pool.settled()
     yield made
-    await made.shutdown_if_unused()
+    await made.shutdown()
     await made.close()
 
 
@@ -86,7 +86,7 @@ async def test_a_warm_tap_costs_well_under_a_tap_made(network: HostNetwork, help
 async def test_after_the_last_vm_nothing_is_left_and_it_comes_again(
     network: HostNetwork, helper: InProcessHelper
 ) -> None:
-    await network.shutdown_if_unused()
+    await network.shutdown()
     assert await helper.list_links() == ()
     await network.prepare()
     await network._pool.settled()

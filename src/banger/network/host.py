@@ -100,12 +100,12 @@ class HostNetwork:
         if self._bridge_ready:
             self._pool.warm()
 
-    async def shutdown_if_unused(self) -> None:
-        """The last VM is gone: pool and bridge go too."""
+    async def shutdown(self) -> None:
+        """The last VM is gone: pool and bridge go too. The caller sees to it that none comes meanwhile."""
         async with self._preparing:
+            self._bridge_ready = False
             await self._pool.drain()
             await self._helper.delete_bridge(self._settings.bridge_name)
-            self._bridge_ready = False
 
     async def close(self) -> None:
         """The daemon ends: stop warming. What VMs use stays; idle taps go, they are made again quickly."""

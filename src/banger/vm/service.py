@@ -213,8 +213,9 @@ class VMService:
                     continue
                 found = await self._reconciler.audit(busy=vm_id.__ne__)
                 failures += await self._reconciler.fix([f for f in those if f in found])
-        others = await self.audit()
-        failures += await self._reconciler.fix([f for f in findings if not f.vm_id and f in others])
+        async with self._reserving:  # no first VM comes meanwhile to need what none needed
+            others = await self.audit()
+            failures += await self._reconciler.fix([f for f in findings if not f.vm_id and f in others])
         return failures
 
     def step_ids(self) -> tuple[str, ...]:
@@ -285,9 +286,11 @@ class VMService:
         await forget_host(self._services.paths, subject.id)
 
     async def _after_removal(self) -> None:
-        if not self._table.list():
-            await self._services.network.shutdown_if_unused()
-        else:
+        async with self._reserving:  # a VM that comes meanwhile would find the bridge ready, and then gone
+            last = not self._table.list()
+            if last:
+                await self._services.network.shutdown()
+        if not last:
             self._services.network.warm()
 
     def _never_began(self, vm_id: str) -> bool:

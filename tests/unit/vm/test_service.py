@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import cast
 
@@ -62,11 +62,24 @@ class Disks:
 
 
 class Network:
+    """As far as removals go. rows: how many VMs there were while the bridge was being removed."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.count: Callable[[], int] = int
+        self.removing = asyncio.Event()
+
     async def release_tap(self, _name: str, _vm_id: str) -> None:
         pass
 
-    async def shutdown_if_unused(self) -> None:
+    def warm(self) -> None:
         pass
+
+    async def shutdown(self) -> None:
+        self.removing.set()
+        for _ in range(100):  # longer than a create takes, were it let in
+            await asyncio.sleep(0.001)
+            self.rows.append(self.count())
 
 
 class Failing:
@@ -104,7 +117,14 @@ def failing() -> Failing:
 
 
 @pytest.fixture
-async def vms(anyio_backend: str, paths: Paths, failing: Failing) -> AsyncIterator[VMService]:
+def network() -> Network:
+    return Network()
+
+
+@pytest.fixture
+async def vms(
+    anyio_backend: str, paths: Paths, failing: Failing, network: Network
+) -> AsyncIterator[VMService]:
     database = await Database.open(paths.database)
     await ImageTable(database).put(IMAGE)
     services = Services(
@@ -116,7 +136,7 @@ async def vms(anyio_backend: str, paths: Paths, failing: Failing) -> AsyncIterat
         cache=HandleCache("boot"),
         helper=cast(Helper, None),
         images=cast(ImageService, Images()),
-        network=cast(HostNetwork, Network()),
+        network=cast(HostNetwork, network),
         disks=cast(RootDisks, Disks()),
         find_monitor=no_monitor,
         find_monitor_of=no_monitor,
@@ -167,3 +187,16 @@ async def test_a_deletion_that_fails_half_way_is_an_error_and_can_be_repeated(
     await vms.delete(record.id, no_progress)
     assert list(vms.list()) == []
     assert not os.path.exists(record.runtime.vm_dir)
+
+
+async def test_a_first_vm_waits_while_the_last_ones_bridge_is_removed(
+    vms: VMService, network: Network
+) -> None:
+    """It would find the bridge ready, and then gone."""
+    network.count = lambda: len(vms.list())
+    last = await vms.create(REQUEST, no_progress)
+    deleting = asyncio.create_task(vms.delete(last.id, no_progress))
+    await network.removing.wait()
+    await vms.create(CreateVM(name="next", start=False), no_progress)
+    await deleting
+    assert set(network.rows) == {0}
