@@ -216,6 +216,8 @@ CAPABILITIES: dict[str, Capability] = {
     "lab": Capability("is the lab host", _environment("BANGER_LAB", "run by `make test-lab`")),
     "docker-registry": Capability("can run a local OCI registry", _program("docker-registry")),
     "skopeo": Capability("has skopeo, the oracle of the OCI tests", _program("skopeo")),
+    "umoci": Capability("makes images by other people's tools", _program("umoci")),
+    "htpasswd": Capability("makes a registry's accounts", _program("htpasswd")),
 }
 
 MARKS: dict[str, tuple[str, ...]] = {

@@ -75,7 +75,7 @@ class FakeRegistry:
     busy: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a blob's bytes begin to go out."""
     gate: asyncio.Event | None = None
-    """Where there is one, blobs wait for it."""
+    """Blobs with the fault "wait", or after their half "pause", wait for it."""
     address: str = ""
     _runner: web.AppRunner | None = None
 
@@ -210,7 +210,10 @@ class FakeRegistry:
         self.busy.set()
         try:
             await response.prepare(request)
-            if self.gate is not None:
+            if fault == "pause" and self.gate is not None:  # half of it first
+                await response.write(body[: len(body) // 2])
+                body = body[len(body) // 2 :]
+            if self.gate is not None and fault in ("pause", "wait"):
                 await self.gate.wait()
             if fault == "break":
                 await response.write(body[: len(body) // 2])

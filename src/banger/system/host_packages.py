@@ -222,6 +222,36 @@ HOST_PACKAGES: tuple[HostPackage, ...] = (
         fedora="iputils",
         arch="iputils",
     ),
+    HostPackage(
+        "docker-registry",
+        "the real registry that tests pull from",
+        use=TEST,
+        programs=("docker-registry",),
+    ),
+    HostPackage(
+        "skopeo",
+        "tests pull what it pushed and read what it saved",
+        use=TEST,
+        programs=("skopeo",),
+    ),
+    HostPackage(
+        "umoci",
+        "makes the images of those tests",
+        use=TEST,
+        programs=("umoci",),
+    ),
+    HostPackage(
+        "apache2-utils",
+        "htpasswd: the accounts of those tests' registry",
+        use=TEST,
+        programs=("htpasswd",),
+    ),
+    HostPackage(
+        "openssl",
+        "the certificates of those tests' registry",
+        use=TEST,
+        programs=("openssl",),
+    ),
 )
 
 
