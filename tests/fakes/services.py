@@ -9,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from banger.api.requests import CreateVM, KillVM, SetVM
+from banger.api.replies import CachePruned
+from banger.api.requests import CreateVM, KillVM, PullImage, SetVM
 from banger.config.paths import Paths
 from banger.config.settings import Settings
 from banger.daemon.contracts import Services
@@ -244,6 +245,7 @@ class FakeVMs:
 
 class FakeImages:
     def __init__(self) -> None:
+        self.pulls: list[PullImage] = []
         self.images = [
             Image(
                 id=IMAGE_ID,
@@ -263,6 +265,21 @@ class FakeImages:
     def resolve(self, reference: str) -> Image:
         found = resolve(reference, [(image.id, image.name) for image in self.images], what="image")
         return next(image for image in self.images if image.id == found)
+
+    async def pull(self, request: PullImage, progress: Progress) -> Image:
+        self.pulls.append(request)
+        progress(ProgressEvent(step="pull", message=f"pulling {request.reference}", current=5, total=10))
+        image = Image(
+            id=f"{len(self.pulls):064x}",
+            name=request.name or "pulled",
+            created_at=LONG_AGO,
+            updated_at=LONG_AGO,
+        )
+        self.images.append(image)
+        return image
+
+    async def prune_cache(self, *, dry_run: bool) -> CachePruned:
+        return CachePruned(blobs=2, freed_bytes=3 << 20, in_use=0 if dry_run else 1)
 
     async def delete(self, reference: str) -> Image:
         image = self.resolve(reference)

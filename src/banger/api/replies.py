@@ -80,6 +80,14 @@ class ImageList(msgspec.Struct, frozen=True, kw_only=True):
     images: tuple[Image, ...]
 
 
+class CachePruned(msgspec.Struct, frozen=True, kw_only=True):
+    """What went from the cache of layers, or, in a dry run, would go."""
+
+    blobs: int
+    freed_bytes: int
+    in_use: int  # kept: a pull uses them now
+
+
 class KernelList(msgspec.Struct, frozen=True, kw_only=True):
     kernels: tuple[Kernel, ...]
 

@@ -72,6 +72,39 @@ class StartSession(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     cols: int = 0
 
 
+class RegistryCredential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A login: username and password, or an identity_token, or a registry_token. Never kept or logged."""
+
+    username: str = ""
+    password: str = ""
+    identity_token: str = ""
+    registry_token: str = ""
+
+    def __repr__(self) -> str:
+        return "RegistryCredential(…)"
+
+
+class PullImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/images/pull: a name of the catalog, an image's reference, or a file on the daemon's host.
+
+    name: the image's here, "" for one made from the reference; with file, reference says which image of it.
+    credentials: by registry (`host[:port]`), for this pull only.
+    """
+
+    reference: str = ""
+    file: str = ""
+    name: str = ""
+    kernel: str = ""
+    size_bytes: int | None = None
+    credentials: dict[str, RegistryCredential] = {}
+
+
+class PruneCache(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/images/cache/prune."""
+
+    dry_run: bool = False  # only say what would go
+
+
 class SignalSession(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """POST /v1/vms/{vm}/sessions/{session}/signal: to the command's process group."""
 

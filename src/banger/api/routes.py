@@ -267,6 +267,25 @@ ROUTES: tuple[Route, ...] = (
         doc="One image, by full id, exact name or unique id prefix.",
     ),
     Route(
+        name="image.pull",
+        method="POST",
+        path="/v1/images/pull",
+        kind=Kind.OPERATION,
+        request=requests.PullImage,
+        reply=Image,
+        doc="Gets an image of the catalog, of a registry or of an archive file, and makes it bootable. "
+        "What is here already, by its digest, is answered as it is.",
+    ),
+    Route(
+        name="image.cache.prune",
+        method="POST",
+        path="/v1/images/cache/prune",
+        kind=Kind.RESULT,
+        request=requests.PruneCache,
+        reply=replies.CachePruned,
+        doc="Removes the layers that pulls have left in the cache; images do not need them.",
+    ),
+    Route(
         name="image.delete",
         method="DELETE",
         path="/v1/images/{image}",

@@ -19,7 +19,9 @@ image = LazyGroup(
     lazy={
         "list": ("banger.cli.image:list_command", "List the images on this host."),
         "show": ("banger.cli.image:show", "All about one image."),
+        "pull": ("banger.cli.image_pull:pull", "Get an image from the catalog, a registry or a file."),
         "delete": ("banger.cli.image:delete", "Remove images that no VM has."),
+        "cache": ("banger.cli.image:cache", "The layers that pulls keep."),
     },
 )
 
@@ -82,3 +84,24 @@ def delete(images: tuple[str, ...]) -> int:
             else:
                 out(removed["name"])
     return failed
+
+
+cache = LazyGroup(
+    "cache",
+    help="The layers that pulls keep, so that the next one need not bring them again.",
+    lazy={"prune": ("banger.cli.image:prune", "Remove them; images do not need them.")},
+)
+
+
+@click.command("prune", help="Remove the layers that pulls have kept. Images do not need them.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@json_option
+def prune(dry_run: bool, as_json: bool) -> None:
+    with Client() as client:
+        pruned = client.prune_image_cache(dry_run=dry_run)
+    if as_json:
+        print_json(pruned)
+        return
+    verb = "would free" if dry_run else "freed"
+    kept = f"; {pruned['in_use']} stay: a pull uses them" if pruned["in_use"] else ""
+    out(f"{verb} {pruned['freed_bytes'] / MIB:.1f} MiB in {pruned['blobs']} blobs{kept}")

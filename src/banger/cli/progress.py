@@ -86,4 +86,6 @@ def _amount(event: Event) -> str:
         return ""
     if total and total >= _MIB:
         return f" {current / _MIB:.1f} of {total / _MIB:.1f} MiB"
+    if not total and current >= _MIB:
+        return f" {current / _MIB:.1f} MiB"
     return f" {current} of {total}" if total else f" {current}"

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from banger.cli import state
-from banger.cli.boot import Interrupted, Lease, boot, delete, uninterrupted
+from banger.cli.boot import Interrupted, Lease, delete, uninterrupted
+from banger.cli.image_pull import boot_pulled
 from banger.cli.lazy import GuestCommand, guest_command
 from banger.cli.options import (
     create_fields,
@@ -37,7 +38,7 @@ def create(no_start: bool, as_json: bool, **sizing: Any) -> int:
         fields["start"] = False
     try:
         with Client() as client, Progress() as progress:
-            vm = boot(client, fields, progress)
+            vm = boot_pulled(client, fields, progress)
     except Interrupted as interrupted:
         return interrupted.status
     if as_json:
@@ -98,7 +99,7 @@ def run(
         terminal = terminal or (wants_shell and is_terminal(0) and is_terminal(1))
     try:
         with Client() as client, Progress() as progress:
-            vm = boot(client, fields, progress)
+            vm = boot_pulled(client, fields, progress)
             vm_id, name = str(vm["id"]), str(vm["name"])
             progress.line(f"ready in {time.monotonic() - began:.1f}s", dim=True)
             if entrypoint:

@@ -168,6 +168,13 @@ class Client:
     def show_image(self, reference: str) -> shapes.Image:
         return self._get(f"/v1/images/{quote(reference)}")  # type: ignore[return-value]
 
+    def pull_image(self, **fields: Any) -> Operation:
+        """fields: those of PullImage (docs/api.md). The result is the image."""
+        return self.operation("POST", "/v1/images/pull", fields)
+
+    def prune_image_cache(self, *, dry_run: bool = False) -> shapes.CachePruned:
+        return self.request("POST", "/v1/images/cache/prune", {"dry_run": dry_run})  # type: ignore[return-value]
+
     def delete_image(self, reference: str) -> shapes.Image:
         """IN_USE when VMs have it."""
         return self.request("DELETE", f"/v1/images/{quote(reference)}")  # type: ignore[return-value]

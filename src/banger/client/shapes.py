@@ -201,6 +201,12 @@ class Image(ImageRequired, total=False):
     user: str
 
 
+class CachePruned(TypedDict):
+    blobs: int
+    freed_bytes: int
+    in_use: int
+
+
 class Kernel(TypedDict):
     name: str
     distro: str

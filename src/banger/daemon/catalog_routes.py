@@ -5,7 +5,10 @@ from __future__ import annotations
 from aiohttp import web
 
 from banger.api.replies import ImageList, KernelList
-from banger.daemon.context import Handler, answer, daemon_of
+from banger.api.requests import PruneCache, PullImage
+from banger.daemon.context import Handler, accepted, answer, daemon_of, read_body, request_op_id
+from banger.daemon.operations import as_result
+from banger.model.progress import Progress
 
 
 async def list_images(request: web.Request) -> web.StreamResponse:
@@ -14,6 +17,21 @@ async def list_images(request: web.Request) -> web.StreamResponse:
 
 async def show_image(request: web.Request) -> web.StreamResponse:
     return answer(daemon_of(request).services.images.resolve(request.match_info["image"]))
+
+
+async def pull_image(request: web.Request) -> web.StreamResponse:
+    body = await read_body(request, PullImage)
+    daemon = daemon_of(request)
+
+    async def work(progress: Progress) -> dict[str, object]:
+        return as_result(await daemon.services.images.pull(body, progress))
+
+    return accepted(daemon.operations.start(request_op_id(), "image.pull", work=work))
+
+
+async def prune_cache(request: web.Request) -> web.StreamResponse:
+    body = await read_body(request, PruneCache)
+    return answer(await daemon_of(request).services.images.prune_cache(dry_run=body.dry_run))
 
 
 async def delete_image(request: web.Request) -> web.StreamResponse:
@@ -27,6 +45,8 @@ async def list_kernels(request: web.Request) -> web.StreamResponse:
 HANDLERS: dict[str, Handler] = {
     "image.list": list_images,
     "image.show": show_image,
+    "image.pull": pull_image,
+    "image.cache.prune": prune_cache,
     "image.delete": delete_image,
     "kernel.list": list_kernels,
 }

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from banger.api.replies import CachePruned
+from banger.api.requests import PullImage
 from banger.config.instance import instance_id
 from banger.config.paths import Paths
 from banger.config.settings import Settings
@@ -15,9 +17,12 @@ from banger.disk.strategies import RootDisks
 from banger.helper.inprocess import InProcessHelper
 from banger.helper.validate import MONITOR_PROGRAMS
 from banger.image.kernel import KernelService
+from banger.image.oci.auth import Credential
+from banger.image.pulling import Wanted
 from banger.image.service import ImageService
 from banger.image.tools import ToolService
 from banger.model.deadlines import USUAL, Deadlines
+from banger.model.progress import Progress
 from banger.model.records import Image
 from banger.network.host import HostNetwork
 from banger.store.database import Database
@@ -37,7 +42,7 @@ from banger.vmm.select import choose_monitor
 
 
 class StoredImages:
-    """contracts.Images: what is in the store, without pulling."""
+    """contracts.Images: the wire's words for the image room's."""
 
     def __init__(self, images: ImageService) -> None:
         self._images = images
@@ -47,6 +52,31 @@ class StoredImages:
 
     def resolve(self, reference: str) -> Image:
         return self._images.get(reference)
+
+    async def pull(self, request: PullImage, progress: Progress) -> Image:
+        return await self._images.pull(
+            Wanted(
+                reference=request.reference,
+                file=request.file,
+                name=request.name,
+                kernel=request.kernel,
+                size_bytes=request.size_bytes,
+            ),
+            credentials={
+                registry: Credential(
+                    username=login.username,
+                    password=login.password,
+                    identity_token=login.identity_token,
+                    registry_token=login.registry_token,
+                )
+                for registry, login in request.credentials.items()
+            },
+            progress=progress,
+        )
+
+    async def prune_cache(self, *, dry_run: bool) -> CachePruned:
+        found = await self._images.prune_cache(dry_run=dry_run)
+        return CachePruned(blobs=len(found.removed), freed_bytes=found.freed, in_use=len(found.in_use))
 
     async def delete(self, reference: str) -> Image:
         return await self._images.delete(reference)

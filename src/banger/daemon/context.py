@@ -13,7 +13,7 @@ from aiohttp import web
 from banger.daemon.contracts import Services
 from banger.daemon.journal import current_operation
 from banger.daemon.leases import LeaseKeeper
-from banger.daemon.operations import HEARTBEAT_S, Operations
+from banger.daemon.operations import HEARTBEAT_S, Operation, Operations
 from banger.errors import BangerError, ErrorCode
 from banger.model.ids import OperationId
 
@@ -82,6 +82,14 @@ def query_bool(request: web.Request, name: str) -> bool:
     if text not in ("true", "false", "1", "0"):
         raise BangerError(ErrorCode.INVALID_ARGUMENT, f"{name}: {text[:40]!a} is neither true nor false")
     return text in ("true", "1")
+
+
+def accepted(operation: Operation) -> web.Response:
+    """202, and where to follow it."""
+    reply = operation.reply()
+    response = answer(reply, status=202)
+    response.headers["Location"] = reply.url
+    return response
 
 
 def answer(struct: msgspec.Struct, *, status: int = 200) -> web.Response:

@@ -7,7 +7,8 @@ from typing import Protocol
 
 import msgspec
 
-from banger.api.requests import CreateVM, KillVM, SetVM
+from banger.api.replies import CachePruned
+from banger.api.requests import CreateVM, KillVM, PullImage, SetVM
 from banger.model.guestview import GuestFigures, VMPorts
 from banger.model.progress import Progress
 from banger.model.records import Image, Kernel, VMHealth, VMRecord, VMStats
@@ -58,6 +59,10 @@ class Images(Protocol):
     def resolve(self, reference: str) -> Image:
         """Full id, else exact name, else unique id prefix; NOT_FOUND or AMBIGUOUS otherwise."""
         ...
+
+    async def pull(self, request: PullImage, progress: Progress) -> Image: ...
+
+    async def prune_cache(self, *, dry_run: bool) -> CachePruned: ...
 
     async def delete(self, reference: str) -> Image:
         """The image as it was. IN_USE when VMs have it."""

@@ -7,9 +7,18 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from banger.api.replies import ConnectReply, ExecDefaults, OperationReply, StatsReply, VMList
+from banger.api.replies import ConnectReply, ExecDefaults, StatsReply, VMList
 from banger.api.requests import ConnectVM, CreateVM, KillVM, RestartVM, SetVM, StartVM, StopVM
-from banger.daemon.context import Daemon, Handler, answer, daemon_of, query_bool, read_body, request_op_id
+from banger.daemon.context import (
+    Daemon,
+    Handler,
+    accepted,
+    answer,
+    daemon_of,
+    query_bool,
+    read_body,
+    request_op_id,
+)
 from banger.daemon.operations import Operation, as_result
 from banger.daemon.views import image_names, show, vm_reply
 from banger.errors import BangerError, ErrorCode
@@ -59,13 +68,6 @@ def begin_delete(daemon: Daemon, record: VMRecord) -> None:
     begin(daemon, new_operation_id(), kind="vm.delete", work=work, vm_id=record.id)
 
 
-def _accepted(operation: Operation) -> web.Response:
-    reply: OperationReply = operation.reply()
-    response = answer(reply, status=202)
-    response.headers["Location"] = reply.url
-    return response
-
-
 async def list_vms(request: web.Request) -> web.StreamResponse:
     services = daemon_of(request).services
     records = services.vms.list()
@@ -87,7 +89,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     operation = begin(daemon, request_op_id(), kind="vm.create", work=work, auto_remove=body.auto_remove)
     if body.auto_remove:
         daemon.leases.wake()
-    return _accepted(operation)
+    return accepted(operation)
 
 
 async def start(request: web.Request) -> web.StreamResponse:
@@ -150,7 +152,7 @@ async def ports(request: web.Request) -> web.StreamResponse:
 
 def _on(request: web.Request, kind: str, *, record: VMRecord, work: VMWork) -> web.Response:
     operation = begin(daemon_of(request), request_op_id(), kind=kind, work=work, vm_id=record.id)
-    return _accepted(operation)
+    return accepted(operation)
 
 
 def require_running(record: VMRecord) -> None:

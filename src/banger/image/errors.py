@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 from banger.errors import BangerError, ErrorCode
 
@@ -26,8 +27,8 @@ def unsuitable(brief: str, *, details: str | None = None, hint: str | None = Non
     return ImageError(ErrorCode.HOST_UNSUITABLE, brief, details=details, hint=hint)
 
 
-def not_found(brief: str, *, hint: str | None = None) -> ImageError:
-    return ImageError(ErrorCode.NOT_FOUND, brief, hint=hint)
+def not_found(brief: str, *, hint: str | None = None, data: dict[str, Any] | None = None) -> ImageError:
+    return ImageError(ErrorCode.NOT_FOUND, brief, hint=hint, data=data)
 
 
 def from_os_error(error: OSError, what: str) -> ImageError:

@@ -85,7 +85,7 @@ def _line(key: str, value: str) -> str:
     return f"{key} {value}\n"
 
 
-def image_env(image: Image) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def fit_env(env: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What commands get of the image's environment, and the names of what cannot be passed on.
 
     The config is of lines, and bounded: a value with a line break, and what is too much, is left out.
@@ -93,7 +93,7 @@ def image_env(image: Image) -> tuple[tuple[str, ...], tuple[str, ...]]:
     taken: list[str] = []
     left: list[str] = []
     length = 0
-    for entry in image.env:
+    for entry in env:
         size = len(entry.encode("utf-8", "replace")) + len("env \n")
         fits = length + size <= MAX_ENV_BYTES and len(taken) < MAX_ENV and entry.find("=") > 0
         if fits and _one_line(entry):

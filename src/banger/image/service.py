@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -20,15 +21,22 @@ from banger.config.settings import Settings
 from banger.errors import BangerError, ErrorCode
 from banger.image import catalog, debian, initramfs
 from banger.image.archive import debian_architecture
-from banger.image.errors import from_os_error, invalid, not_found
+from banger.image.errors import ImageError, from_os_error, invalid, not_found
 from banger.image.kernel import MODULES, VMLINUX, KernelService, check_kernel, link_kernel, read_kernel
+from banger.image.oci.auth import Credential
+from banger.image.oci.blobs import BlobCache, Pruned
+from banger.image.oci.endpoint import Access
+from banger.image.oci.reference import parse_reference
 from banger.image.published import ROOTFS, WORK_SEED, discard, find_published, read_image, write_record
+from banger.image.pulling import Puller, Wanted
 from banger.image.staging import exclusive, publish, remove_tree, require_space
 from banger.image.tools import ToolService
 from banger.model import references
 from banger.model.ids import new_image_id
+from banger.model.names import validate_name
 from banger.model.progress import Progress, ProgressEvent, no_progress
 from banger.model.records import Image, now
+from banger.model.sizes import MIN_DISK, check_size
 from banger.system import ext4
 from banger.system.ext4 import E2fsprogs
 from banger.system.lockorder import OrderedLock, Rank
@@ -71,17 +79,28 @@ class ImageService:
         self._kernels = kernels
         self._tools = tools
         self._making_initramfs = OrderedLock(Rank.LEAF, "initramfs")
+        self._cache = BlobCache(Path(paths.cache_dir, "blobs"))
+        self._puller = Puller(
+            self._root, cache=self._cache, store=store, kernels=kernels, programs=self.e2fsprogs
+        )
 
     def list(self) -> Sequence[Image]:
         return self._store.list()
 
     def get(self, reference: str) -> Image:
-        """By full id, exact name or unique id prefix; NOT_FOUND or AMBIGUOUS otherwise."""
+        """By full id, exact name, unique id prefix, or the reference it was pulled by; NOT_FOUND or
+        AMBIGUOUS otherwise."""
         found = self._store.get(reference)
         if found is not None:
             return found
         images = self._store.list()
-        wanted = references.resolve(reference, [(image.id, image.name) for image in images], what="image")
+        try:
+            wanted = references.resolve(reference, [(image.id, image.name) for image in images], what="image")
+        except BangerError as error:
+            pulled = _pulled_by(reference, images) if error.code is ErrorCode.NOT_FOUND else None
+            if pulled is None:
+                raise
+            return pulled
         return next(image for image in images if image.id == wanted)
 
     async def resolve(self, reference: str, progress: Progress = no_progress) -> Image:
@@ -92,9 +111,36 @@ class ImageService:
         except BangerError as error:
             if error.code is not ErrorCode.NOT_FOUND:
                 raise
-            image = await self._obtain(reference, progress)
+            image = await self._obtain(reference, catalog.IMAGES.get(reference), progress=progress)
         await asyncio.to_thread(_require_files, image)
         return image
+
+    async def pull(
+        self, wanted: Wanted, *, credentials: Mapping[str, Credential], progress: Progress = no_progress
+    ) -> Image:
+        """An image of the catalog, of a registry or of a file. What is here already is answered as it is.
+
+        credentials: by registry; used for this pull and kept nowhere.
+        """
+        if wanted.size_bytes is not None:
+            check_size(wanted.size_bytes, what="size", minimum=MIN_DISK)
+        entry = None if wanted.file else catalog.IMAGES.get(wanted.reference)
+        if entry is None:
+            access = Access(credentials=dict(credentials), registries=self._settings.registries)
+            return await self._puller.pull(wanted, access=access, progress=progress)
+        entry = replace(
+            entry,
+            name=validate_name(wanted.name or entry.name),
+            kernel=wanted.kernel or entry.kernel,
+            size_bytes=wanted.size_bytes or entry.size_bytes,
+        )
+        image = self._store.by_name(entry.name) or await self._obtain(entry.name, entry, progress=progress)
+        await asyncio.to_thread(_require_files, image)
+        return image
+
+    async def prune_cache(self, *, dry_run: bool = False) -> Pruned:
+        """Remove what pulls have left in the cache; what one under way uses stays."""
+        return await asyncio.to_thread(lambda: self._cache.prune(dry_run=dry_run))
 
     async def delete(self, reference: str) -> Image:
         """Forget an image and remove its files, but for those of an unmanaged one. IN_USE names the VMs."""
@@ -126,13 +172,14 @@ class ImageService:
         """The ext4 programs: the host's where they can do all that is needed, else banger's copies."""
         return await ensure_e2fsprogs(self._tools, progress)
 
-    async def _obtain(self, name: str, progress: Progress) -> Image:
+    async def _obtain(self, name: str, entry: catalog.DebianImage | None, *, progress: Progress) -> Image:
         """Take over an image that is published but not in the store, or build the catalog's."""
-        entry = catalog.IMAGES.get(name)
         if entry is None and not await asyncio.to_thread(find_published, self._root, name):
             known = sorted({*catalog.IMAGES, *(image.name for image in self._store.list())})
             raise not_found(
-                f"no image {name!r}, neither here nor in the catalog", hint=f"there is {', '.join(known)}"
+                f"no image {name[:200]!a}, neither here nor in the catalog",
+                hint=f"there is {', '.join(known)}; banger image pull gets others",
+                data={"image": name[:1024]},
             )
         await asyncio.to_thread(_make_folder, self._root)
         async with exclusive(
@@ -238,6 +285,16 @@ async def ensure_e2fsprogs(tools: ToolService, progress: Progress = no_progress)
         resize2fs=found["resize2fs"].path,
         env=found["mke2fs"].env,
     )
+
+
+def _pulled_by(reference: str, images: Sequence[Image]) -> Image | None:
+    """The newest one that came by this reference, however it is spelled."""
+    try:
+        spelled = str(parse_reference(reference))
+    except ImageError:
+        return None
+    found = [image for image in images if image.oci_reference == spelled]
+    return max(found, key=lambda image: image.created_at, default=None)
 
 
 def _make_folder(path: Path) -> None:

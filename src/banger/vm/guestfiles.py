@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from banger.config.settings import Settings
 from banger.guest.ssh import KeyPair
-from banger.image.initramfs import GuestConfig, GuestFile, image_env, image_workdir
+from banger.image.initramfs import GuestConfig, GuestFile, fit_env, image_workdir
 from banger.model.records import Image, VMRecord
 from banger.network.addresses import mac_of
 
@@ -35,7 +35,7 @@ def guest_config(
         work=work_device,
         init=init or "auto",
         workdir=image_workdir(image),
-        env=image_env(image)[0],
+        env=fit_env(image.env)[0],
     )
 
 

@@ -148,6 +148,14 @@ def test_images_and_kernels(banger: Instance) -> None:
     in_use = banger("image", "delete", "debian-bookworm", "nope", status=1).stderr
     assert b"the image is in use by 1 VM\n  delete first: web" in in_use
     assert b"no image is called" in in_use
+    assert banger("image", "pull", "example.org/app", "--name", "app", "--size", "2G").stdout == b"app\n"
+    assert json.loads(banger("image", "pull", "--file", "x.tar", "--json").stdout)["name"] == "pulled"
+    assert b"which image?" in banger("image", "pull", status=2).stderr
+    assert banger("image", "cache", "prune").stdout == (
+        b"freed 3.0 MiB in 2 blobs; 1 stay: a pull uses them\n"
+    )
+    assert banger("image", "cache", "prune", "--dry-run").stdout == b"would free 3.0 MiB in 2 blobs\n"
+    assert banger("image", "delete", "app", "pulled").stdout == b"app\npulled\n"
 
 
 def test_daemon_status_start_stop(fresh: Instance) -> None:

@@ -505,3 +505,32 @@ async def test_a_log_whose_head_was_given_back_begins_with_a_line(paths: Paths, 
         said = await reply.read()
     assert said.startswith(b"x")
     assert said.endswith(b"x\nlast\n")
+
+
+async def test_images_are_pulled_and_the_cache_pruned(
+    paths: Paths, world: FakeWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    body = {
+        "reference": "example.org/app",
+        "credentials": {"example.org": {"username": "ann", "password": "hunter2-secret"}},
+    }
+    async with running(paths, world), client_of(paths) as session:
+        async with session.post("/v1/images/pull", json=body) as reply:
+            assert reply.status == 202
+            url = (await reply.json())["url"]
+        async with session.get(f"{url}/events") as reply:
+            events = await reply.text()
+        assert '"current":5,"total":10' in events
+        assert '"name":"pulled"' in events
+        async with session.get(url) as reply:
+            assert "hunter2-secret" not in events + await reply.text()
+        wrong = {"reference": "x", "credentials": {"x": {"password": ["hunter2-secret"]}}}
+        async with session.post("/v1/images/pull", json=wrong) as reply:
+            assert reply.status == 400
+            assert "hunter2-secret" not in await reply.text()
+        async with session.post("/v1/images/cache/prune", json={"dry_run": True}) as reply:
+            assert await reply.json() == {"blobs": 2, "freed_bytes": 3 << 20, "in_use": 0}
+    login = world.images.pulls[0].credentials["example.org"]
+    assert login.password == "hunter2-secret"
+    assert "hunter2-secret" not in repr(world.images.pulls) + caplog.text

@@ -117,14 +117,14 @@ def test_config_lines() -> None:
     ]
 
 
-def image(*env: str, workdir: str = "") -> Image:
-    return Image(id="0" * 64, name="x", created_at=now(), updated_at=now(), env=env, workdir=workdir)
+def image(workdir: str) -> Image:
+    return Image(id="0" * 64, name="x", created_at=now(), updated_at=now(), workdir=workdir)
 
 
 def test_an_images_environment_fits_the_config() -> None:
-    taken, left = initramfs.image_env(image("A=1", "B=x\ny", "C=", "=D", "E", "F=\udc80"))
+    taken, left = initramfs.fit_env(("A=1", "B=x\ny", "C=", "=D", "E", "F=\udc80"))
     assert (taken, left) == (("A=1", "C=", "F=\udc80"), ("B", "", "E"))
-    taken, left = initramfs.image_env(image(*(f"V{number}={'x' * 150}" for number in range(1000))))
+    taken, left = initramfs.fit_env([f"V{number}={'x' * 150}" for number in range(1000)])
     assert len(taken) + len(left) == 1000
     config = GuestConfig(hostname="x", workdir="/" + "w" * 230, env=taken)
     assert len(config.encode()) < 65_000
@@ -143,7 +143,7 @@ def test_an_images_environment_fits_the_config() -> None:
     ],
 )
 def test_an_images_workdir_fits_the_config(workdir: str, given: str) -> None:
-    assert initramfs.image_workdir(image(workdir=workdir)) == given
+    assert initramfs.image_workdir(image(workdir)) == given
 
 
 @pytest.mark.parametrize("value", ["a\nroot /dev/vdb", "a\rb", "a\0b"])
