@@ -230,11 +230,14 @@ class Extraction:
 
     # failures
 
+    def _name(self) -> str:
+        """The archive's, for a message: the guest's choice, so only what can be printed."""
+        name = os.fsdecode(self._path)
+        return name if name.isprintable() else ascii(name)[1:-1]
+
     def _shown(self) -> str:
-        path = os.fsdecode(self._path)
+        path = self._name()
         return self._target.shown if path in ("", ".") else f"{self._target.shown.rstrip('/')}/{path}"
 
     def _refused(self, what: str) -> BangerError:
-        return BangerError(
-            ErrorCode.GUEST_ERROR, f"refused from the guest: a {what}: {os.fsdecode(self._path)}"
-        )
+        return BangerError(ErrorCode.GUEST_ERROR, f"refused from the guest: a {what}: {self._name()}")
