@@ -38,6 +38,8 @@ class Client:
         self._autostart = autostart
         self._version = version
         self._idle: Connection | None = None
+        self.agents: dict[str, tuple[str, int]] = {}
+        """For guest.connect_agent: by reference, (socket, port) where the agent last answered."""
 
     def __enter__(self) -> Client:
         return self

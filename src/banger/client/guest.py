@@ -34,6 +34,9 @@ CONNECT_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 60.0
 """From the request to STARTED: an emulated guest under load is slow, a dead one is not waited for."""
 UPGRADE = "banger-agent/1"
+MAX_KNOWN = 64
+EARLY_S = 5.0
+"""So long the daemon's answer may take: the agent does not wait for ever for a request (30 s)."""
 MAX_QUEUED = 256 << 10
 """Bytes held for a reader of ours that is slow; past that the guest is not read."""
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
@@ -76,11 +79,27 @@ class AgentConnection(NamedTuple):
 def connect_agent(client: Client, reference: str, *, purpose: str = "exec") -> AgentConnection:
     """Straight to the guest where its socket may be opened, else by way of the daemon.
 
-    WRONG_STATE when it does not run, GUEST_UNREACHABLE when it does not answer.
+    WRONG_STATE when it does not run, GUEST_UNREACHABLE when it does not answer. A client's second time knocks
+    where the agent was the first time, so that the guest takes the connection while the daemon answers;
+    nothing is asked of it before the daemon has named that very place again.
     """
-    where = client.connect_vm(reference, purpose=purpose)
+    known = client.agents.pop(reference, None)
+    early = _knock_early(*known) if known else None
+    knocked = time.monotonic()
     try:
-        return AgentConnection(_handshake(where["vsock_path"], int(where["port"])))
+        where = client.connect_vm(reference, purpose=purpose)
+        place = (where["vsock_path"], int(where["port"]))
+    except BaseException:
+        if early is not None:
+            early.close()
+        raise
+    try:
+        good = place == known and time.monotonic() - knocked < EARLY_S
+        connection = _answered_early(early, good=good) or _handshake(*place)
+        if len(client.agents) == MAX_KNOWN:
+            client.agents.clear()
+        client.agents[reference] = place
+        return AgentConnection(connection)
     except (PermissionError, FileNotFoundError):
         return _upgrade(client, reference)
     except OSError as error:
@@ -91,10 +110,42 @@ def connect_agent(client: Client, reference: str, *, purpose: str = "exec") -> A
         ) from error
 
 
+def _knock_early(path: str, port: int) -> socket.socket | None:
+    try:
+        return _knock(path, port)
+    except OSError:  # the daemon will say why
+        return None
+
+
+def _answered_early(connection: socket.socket | None, *, good: bool) -> socket.socket | None:
+    """None where there is nothing to go on with: no good any more, or the machine ended meanwhile."""
+    if connection is None or not good:
+        if connection is not None:
+            connection.close()
+        return None
+    try:
+        return _answered(connection)
+    except ConnectionError:
+        return None
+
+
 def _handshake(path: str, port: int) -> socket.socket:
+    return _answered(_knock(path, port))
+
+
+def _knock(path: str, port: int) -> socket.socket:
     connection = connect_unix(path, CONNECT_TIMEOUT_S)
     try:
         connection.sendall(f"CONNECT {port}\n".encode())
+        return connection
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _answered(connection: socket.socket) -> socket.socket:
+    """The same, after the monitor's answer; closed on failure."""
+    try:
         line = b""
         while not line.endswith(b"\n"):
             byte = connection.recv(1)
