@@ -53,6 +53,10 @@ class Limits:
 LIMITS = Limits()
 
 
+class Stopped(Exception):
+    """Raised by a caller's `heard`, to end the work of a thread that nobody waits for any more."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flattened:
     """entries: read from the layers. content_bytes, inodes: see Measure. length: of the tar, bytes."""
@@ -61,10 +65,6 @@ class Flattened:
     content_bytes: int
     inodes: int
     length: int
-
-
-class Stopped(Exception):
-    """The caller's `heard` or `stop` ended the work."""
 
 
 def flatten(
@@ -78,8 +78,8 @@ def flatten(
     """Write the image's files to `out` as one tar in the form that rootfs.rewrite and mke2fs -d take.
 
     layers: the oldest first, verified blobs. work: a folder on a disk with room for what they unpack to.
-    heard: told the bytes unpacked so far. IMAGE_INVALID names the layer and the entry; `out` is the caller's
-    to throw away then.
+    heard: told the bytes unpacked so far; what it raises ends the work. IMAGE_INVALID names the layer and
+    the entry; `out` is the caller's to throw away then.
     """
     with FlatTree(layers, work=work, limits=limits, heard=heard) as flat:
         found = flat.measure()

@@ -125,6 +125,13 @@ class LayerTree:
         parent = self._walk(parts[:-1], create=False)
         return parent.children.get(parts[-1]) if parent is not None else None
 
+    def folder(self, path: bytes) -> Folder | None:
+        """The folder that a path leads to, symlinks followed; None where it leads to none."""
+        try:
+            return self._walk(split(path), create=False)
+        except BadTar:
+            return None
+
     def put(self, path: bytes, inode: Inode) -> None:
         """Lay an inode at a path, in place of what is there (a folder over a folder keeps the content)."""
         self._put(split(path), inode)

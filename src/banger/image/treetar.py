@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from banger.image.layertree import Folder, Inode, walk
-from banger.image.tarheaders import BLOCK_DEVICE, CHAR, FILE, FOLDER, LINK, SYMLINK
+from banger.image.tarheaders import BLOCK_DEVICE, CHAR, FILE, FOLDER, LINK, SYMLINK, BadTar
 from banger.system.ext4 import XAttr
 
 _BLOCK = 512
@@ -69,6 +69,10 @@ def _measure_one(found: Measure, path: bytes, inode: Inode) -> None:
         size += _FS_BLOCK  # too long for the inode itself
     if inode.xattrs:
         size += _FS_BLOCK
+        if any(character in path for character in b'\n\r"\\') and inode.xattrs.keys() != {_CARRIED}:
+            raise BadTar(
+                "attributes on a name that the file system tools cannot carry", path, layer=inode.layer
+            )
         found.xattrs += [
             XAttr("/" + os.fsdecode(path), os.fsdecode(name), value)
             for name, value in inode.xattrs.items()

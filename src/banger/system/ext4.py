@@ -15,7 +15,7 @@ from pathlib import Path
 
 from banger.errors import BangerError, ErrorCode
 from banger.system.errors import CommandError
-from banger.system.run import run
+from banger.system.run import run, stream_lines
 
 FEATURES = (
     "none,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,"
@@ -53,28 +53,34 @@ async def make(
     *,
     size_bytes: int,
     programs: E2fsprogs,
-    tar: str | Path | bytes | None = None,
+    tar: str | Path | bytes | int | None = None,
     label: str = "",
     journal: bool = True,
+    inodes: int = 0,
     timeout_s: float = 600,
 ) -> None:
     """A new ext4 of size_bytes in a sparse file at `path` (which must not exist, or is overwritten).
 
-    tar: a file, or the bytes of one, whose entries become the content, with owner, mode, whole-second
-    times, device nodes and security.capability; other xattrs follow with set_xattrs. Raises NO_SPACE
-    when the content does not fit, CommandError for anything else that mke2fs says.
+    tar: a file, the bytes of one, or a descriptor to read one from (which stays the caller's), whose entries
+    become the content, with owner, mode, whole-second times, device nodes and security.capability; other
+    xattrs follow with set_xattrs. inodes: at least so many, beyond one for each 16 KiB. Raises NO_SPACE when
+    the content does not fit, CommandError for anything else that mke2fs says.
     """
     if size_bytes < MIN_SIZE:
         raise BangerError(ErrorCode.INVALID_ARGUMENT, f"an ext4 of {size_bytes} bytes is too small")
     argv = [programs.mke2fs, "-q", "-F", "-t", "ext4", "-b", "4096", "-i", "16384", "-I", "256", "-m", "0"]
     argv += ["-E", f"{EXTENDED},root_owner=0:0"]
     argv += ["-O", f"{FEATURES},has_journal" if journal else FEATURES]
+    if inodes > size_bytes // 16384:
+        argv += ["-N", str(inodes)]
     if label:
         argv += ["-L", label]
     content: bytes | None = None
     if isinstance(tar, bytes):
         argv += ["-d", "-"]
         content = tar
+    elif isinstance(tar, int):
+        argv += ["-d", "-"]
     elif tar is not None:
         argv += ["-d", os.fspath(tar)]
     argv += [os.fspath(path), f"{size_bytes // 1024}k"]
@@ -85,9 +91,11 @@ async def make(
         os.close(descriptor)
     try:
         # an empty configuration: a host's own mke2fs.conf must not change what guests get
-        await run(
-            argv, timeout_s=timeout_s, env={**programs.env, "MKE2FS_CONFIG": "/dev/null"}, input=content
-        )
+        env = {**programs.env, "MKE2FS_CONFIG": "/dev/null"}
+        if isinstance(tar, int):
+            await stream_lines(argv, lambda line: None, timeout_s=timeout_s, env=env, stdin=tar)
+        else:
+            await run(argv, timeout_s=timeout_s, env=env, input=content)
     except CommandError as error:
         lower = error.stderr.lower()
         if "could not allocate" in lower or "no space left" in lower or "no free space" in lower:
