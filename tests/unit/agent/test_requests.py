@@ -171,10 +171,12 @@ def test_frames_byte_by_byte(agent: Agent) -> None:
 
 
 def test_stalled_connections_stall_nobody_else(agent: Agent) -> None:
+    """Half-open ones, cut-off requests, and twenty that do not read what they asked for."""
     with ExitStack() as stalled:
-        for number in range(100):
+        for number in range(500):
             connection = stalled.enter_context(dial(agent))
-            connection.sendall(wire.encode_exec(["true"])[: number % 20])
+            request = wire.encode_exec(["head", "-c", "1G", "/dev/zero"] if number % 25 == 0 else ["true"])
+            connection.sendall(request if number % 25 == 0 else request[: number % 20])
         started = time.monotonic()
         assert converse(agent, wire.encode_exec(["true"]))[-1].type == wire.FRAME_EXIT
         assert time.monotonic() - started < 5
