@@ -33,9 +33,14 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     certificate_dirs: tuple[Path, ...] = CERTIFICATE_DIRS
 
     def is_insecure(self, address: str) -> bool:
-        """Whether http and any certificate will do for host[:port]."""
+        """Whether http and any certificate will do for host[:port]; an http mirror is as good as said so."""
+        address = address.lower()
         return is_loopback(address) or any(
-            entry.insecure and entry.host == address.lower() for entry in self.registries
+            (entry.insecure and entry.host == address)
+            or (
+                entry.mirror.partition("/")[0] == "http:" and urlsplit(entry.mirror).netloc.lower() == address
+            )
+            for entry in self.registries
         )
 
 

@@ -82,7 +82,10 @@ class Registry:
         async def ask(transport: Transport) -> str:
             path = self._path(f"manifests/{self._reference.tag}")
             what = str(self._reference)
-            async with transport.request("HEAD", path, what=what, headers={"Accept": ACCEPT}) as response:
+            async with (
+                asyncio.timeout(SMALL_TIMEOUT_S),
+                transport.request("HEAD", path, what=what, headers={"Accept": ACCEPT}) as response,
+            ):
                 if response.status in (401, 403):
                     raise await transport.refused(response, what)
                 digest = response.headers.get("Docker-Content-Digest", "")

@@ -130,6 +130,12 @@ class Transport:
         response = await self._follow(method, path, what=what, headers=headers or {}, authorization=used)
         try:
             if response.status == 401:
+                if origin(str(response.url)) != origin(self._bases[0]):
+                    # a storage that a redirect led to: what it asks for is none of its business
+                    raise download_failed(
+                        f"cannot download {what}: {self.endpoint.address} redirects to a place that asks "
+                        "for an authorization of its own"
+                    )
                 challenges = response.headers.getall("WWW-Authenticate", [])
                 base = str(response.url)
                 response.close()

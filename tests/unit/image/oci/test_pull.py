@@ -414,6 +414,21 @@ def ann(registry: FakeRegistry, password: str = "secret") -> dict[str, Credentia
     return {registry.address: Credential(username="ann", password=password)}
 
 
+async def test_a_storage_that_asks_for_a_password_gets_none(
+    registry: FakeRegistry, other: FakeRegistry, cache: BlobCache
+) -> None:
+    registry.auth, registry.users = "basic", {"ann": "secret"}
+    registry.image()
+    other.auth = "bearer"
+    digest = registry.layers()[0]
+    registry.faults[digest] = [f"-> http://{other.address}/v2/app/blobs/{digest}*"]
+    error = await refused(registry, cache, credentials=ann(registry))
+    assert error.code is ErrorCode.DOWNLOAD_FAILED
+    assert "an authorization of its own" in error.brief
+    assert other.token_requests == []
+    assert {asked.authorization for asked in other.requests} == {""}
+
+
 @pytest.mark.parametrize(
     ("fault", "why"),
     [
