@@ -94,6 +94,7 @@ class Transport:
         self._scope = scope
         self._bases = list(endpoint.bases)
         self._met = False
+        self._meeting = asyncio.Lock()
         self._authorization = ""
         self._authorizing = asyncio.Lock()
         self._contexts: dict[str, ssl.SSLContext] = {}
@@ -212,16 +213,23 @@ class Transport:
     async def _first(
         self, method: str, path: str, *, what: str, headers: Mapping[str, str], authorization: str
     ) -> aiohttp.ClientResponse:
-        """Try the bases until one answers; from then on it is the only one."""
+        """Try the bases until one answers; from then on it is the only one, for all tasks."""
+        async with contextlib.AsyncExitStack() as stack:
+            if not self._met:
+                await stack.enter_async_context(self._meeting)
+            if not self._met:
+                return await self._try_bases(method, path, what=what, headers=headers)
+        url = f"{self._bases[0]}/v2/{path}"
+        return await self._send(method, url, headers=headers, authorization=authorization)
+
+    async def _try_bases(
+        self, method: str, path: str, *, what: str, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
         failures: list[str] = []
         for base in list(self._bases):
             try:
-                response = await self._send(
-                    method, f"{base}/v2/{path}", headers=headers, authorization=authorization
-                )
+                response = await self._send(method, f"{base}/v2/{path}", headers=headers, authorization="")
             except Transient as error:
-                if self._met:
-                    raise
                 failures.append(error.brief)
                 continue
             self._met = True

@@ -15,6 +15,7 @@ import pytest
 from banger.config.settings import Registry
 from banger.errors import BangerError, ErrorCode
 from banger.image.oci import manifest as m
+from banger.image.oci import registry as registry_module
 from banger.image.oci.auth import Credential
 from banger.image.oci.blobs import BlobCache
 from banger.image.oci.endpoint import Access
@@ -335,6 +336,33 @@ async def test_several_pulls_bring_a_layer_once(registry: FakeRegistry, cache: B
     await asyncio.gather(bring(registry, cache), bring(registry, again), bring(registry, cache))
     asked = [one.path for one in registry.bytes_of_blobs()]
     assert len(asked) == len(set(asked)) == 3
+
+
+async def test_the_first_to_be_asked_for_are_layers(registry: FakeRegistry, cache: BlobCache) -> None:
+    """Several at once find out whether the registry speaks http or https."""
+    digest = registry.image(layers=[noise(10_000, seed) for seed in range(5)])
+    image = await bring(registry, cache)
+    cache.prune({digest, image.config_digest})
+    registry.requests.clear()
+    await bring(registry, cache, f"app@{digest}")
+    assert len(registry.requests) == 5
+
+
+async def test_a_registry_that_falls_silent(
+    registry: FakeRegistry, cache: BlobCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "SMALL_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(registry_module, "SLOWEST", 1 << 30)
+    registry.image(layers=[noise(3 << 20)])
+    registry.faults[registry.layers()[0]] = ["pause", "pause"]
+    registry.gate = asyncio.Event()
+    events: list[ProgressEvent] = []
+    await bring(registry, cache, events=events)
+    registry.gate.set()
+    assert sum("is too slow" in event.message for event in events) == 2
+    ranges = [int(asked.range[6:-1] or 0) for asked in registry.bytes_of_blobs() if asked.range]
+    assert ranges == sorted(ranges)
+    assert ranges[0] > 1_000_000, "what had come is kept"
 
 
 async def test_a_failure_ends_the_other_downloads(registry: FakeRegistry, cache: BlobCache) -> None:
