@@ -21,6 +21,7 @@ from banger.image.oci.blobs import BlobCache
 from banger.image.oci.endpoint import Access
 from banger.image.oci.manifest import PulledImage
 from banger.image.oci.pull import PARALLEL, pull
+from banger.image.oci.transport import Transport
 from banger.model.progress import ProgressEvent
 from tests.fakes.registry import FakeRegistry, noise
 
@@ -338,14 +339,23 @@ async def test_several_pulls_bring_a_layer_once(registry: FakeRegistry, cache: B
     assert len(asked) == len(set(asked)) == 3
 
 
-async def test_the_first_to_be_asked_for_are_layers(registry: FakeRegistry, cache: BlobCache) -> None:
-    """Several at once find out whether the registry speaks http or https."""
+async def test_the_first_to_be_asked_for_are_layers(
+    registry: FakeRegistry, cache: BlobCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One request finds out whether the registry speaks https or http; the others wait for that."""
     digest = registry.image(layers=[noise(10_000, seed) for seed in range(5)])
     image = await bring(registry, cache)
     cache.prune({digest, image.config_digest})
-    registry.requests.clear()
+    asked: list[str] = []
+    send = Transport._send
+
+    async def noted(transport: Transport, method: str, url: Any, **more: Any) -> Any:
+        asked.append(str(url).partition(":")[0])
+        return await send(transport, method, url, **more)
+
+    monkeypatch.setattr(Transport, "_send", noted)
     await bring(registry, cache, f"app@{digest}")
-    assert len(registry.requests) == 5
+    assert asked == ["https"] + ["http"] * 5
 
 
 async def test_a_registry_that_falls_silent(
