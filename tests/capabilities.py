@@ -217,6 +217,7 @@ CAPABILITIES: dict[str, Capability] = {
     "docker-registry": Capability("can run a local OCI registry", _program("docker-registry")),
     "skopeo": Capability("has skopeo, the oracle of the OCI tests", _program("skopeo")),
     "umoci": Capability("makes images by other people's tools", _program("umoci")),
+    "busybox": Capability("has a busybox to make images of", _program("busybox")),
     "htpasswd": Capability("makes a registry's accounts", _program("htpasswd")),
 }
 

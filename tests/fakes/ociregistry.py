@@ -13,8 +13,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-PORT = 5000
-ADDRESS = f"127.0.0.1:{PORT}"
 _CONFIG = """\
 version: 0.1
 log: {{level: error}}
@@ -27,42 +25,46 @@ http:
 
 
 @contextlib.contextmanager
-def registry(folder: Path, *, run_in: Sequence[str] = (), htpasswd: str = "") -> Iterator[str]:
-    """Its address. run_in: what the command line begins with (`ip netns exec X`); htpasswd: a user's line."""
+def registry(
+    folder: Path, *, port: int = 5000, run_in: Sequence[str] = (), account: str = ""
+) -> Iterator[str]:
+    """Its address. run_in: how the command line begins (`ip netns exec X`); account: `user:password`."""
+    address = f"127.0.0.1:{port}"
     folder.mkdir(parents=True, exist_ok=True)
     auth = ""
-    if htpasswd:
-        (folder / "htpasswd").write_text(htpasswd + "\n")
+    if account:
+        (folder / "htpasswd").write_text(_run("htpasswd", "-nbB", "-C", "4", *account.split(":")))
         auth = f"auth:\n  htpasswd: {{realm: test, path: {folder / 'htpasswd'}}}\n"
     config = folder / "config.yml"
-    config.write_text(_CONFIG.format(root=folder / "data", address=ADDRESS, auth=auth))
+    config.write_text(_CONFIG.format(root=folder / "data", address=address, auth=auth))
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
             [*run_in, "docker-registry", "serve", str(config)], stdout=log, stderr=log, start_new_session=True
         )
         try:
             deadline = time.monotonic() + 30
-            probe = [*run_in, "bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{PORT}"]
+            probe = [*run_in, "bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{port}"]
             while subprocess.run(probe, capture_output=True, timeout=10, check=False).returncode:
                 assert server.poll() is None, (folder / "log").read_text()
                 assert time.monotonic() < deadline, "the registry does not listen"
                 time.sleep(0.1)
-            yield ADDRESS
+            yield address
         finally:
             server.terminate()
             server.wait(timeout=10)
 
 
 def make_layout(
-    layout: Path, tag: str, layers: Sequence[Path], config: Mapping[str, str | Sequence[str]]
+    layout: Path, tag: str, layers: Sequence[Path | str], config: Mapping[str, str | Sequence[str]]
 ) -> None:
-    """An OCI layout by umoci: an image of these folders, each a layer on the one before."""
+    """An OCI layout by umoci. layers: the oldest first, a folder each, or a path that it deletes."""
     image = f"{layout}:{tag}"
     if not layout.exists():
         _run("umoci", "init", "--layout", str(layout))
     _run("umoci", "new", "--image", image)
-    for folder in layers:
-        _run("umoci", "insert", "--image", image, str(folder), "/")
+    for layer in layers:
+        what = ["--whiteout", layer] if isinstance(layer, str) else [str(layer), "/"]
+        _run("umoci", "insert", "--image", image, *what)
     words: list[str] = []
     for key, value in config.items():
         for one in [value] if isinstance(value, str) else value:
@@ -70,22 +72,25 @@ def make_layout(
     _run("umoci", "config", "--image", image, *words)
 
 
-def push(layout: Path, tag: str, name: str, *, run_in: Sequence[str] = (), credentials: str = "") -> str:
-    """Copy an image of a layout to the registry by skopeo; its manifest's digest."""
-    login = ["--dest-creds", credentials] if credentials else []
-    target = f"docker://{ADDRESS}/{name}"
-    _run(
-        *run_in,
-        "skopeo",
-        "--insecure-policy",
-        "copy",
-        "-q",
-        "--dest-tls-verify=false",
-        *login,
-        f"oci:{layout}:{tag}",
-        target,
-    )
-    return ""
+def push(
+    layout: Path,
+    tag: str,
+    reference: str,
+    *,
+    run_in: Sequence[str] = (),
+    account: str = "",
+    zstd: bool = False,
+) -> None:
+    """Copy an image of a layout to a registry by skopeo; with its layers compressed anew as zstd."""
+    copy = [*run_in, "skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false"]
+    copy += ["--dest-creds", account] if account else []
+    source = f"oci:{layout}:{tag}"
+    if zstd:
+        plain = f"dir:{layout}-plain"
+        _run("skopeo", "--insecure-policy", "copy", "-q", "--dest-decompress", source, plain)
+        copy.append("--dest-compress-format=zstd")
+        source = plain
+    _run(*copy, source, f"docker://{reference}")
 
 
 def busybox_tree(folder: Path) -> Path:

@@ -30,12 +30,13 @@ from banger.image.oci.manifest import Layer, PulledImage
 from banger.image.oci.pull import pull
 from banger.image.oci.reference import Reference, parse_reference
 from banger.image.oci.registry import Registry
+from banger.image.ocirootfs import make_rootfs
 from banger.image.published import ROOTFS, WORK_SEED
 from banger.image.rootfs import Modules
 from banger.image.staging import exclusive, publish, remove_tree, require_space
 from banger.model.ids import new_image_id
 from banger.model.names import validate_name
-from banger.model.progress import Progress, ProgressEvent
+from banger.model.progress import Progress, ProgressEvent, no_progress
 from banger.model.records import Image, now
 from banger.system.ext4 import E2fsprogs
 
@@ -67,21 +68,19 @@ class Store(Protocol):
 
 
 class MakeRootfs(Protocol):
-    """ociimage.make_rootfs; tests bring one that is quick."""
+    """ocirootfs.make_rootfs; tests bring one that is quick."""
 
     async def __call__(
         self,
         layers: Sequence[Layer],
-        staging: Path,
+        rootfs: Path,
+        seed: Path,
         *,
-        rootfs_path: Path,
-        seed_path: Path,
-        size_bytes: int | None,
-        modules: Modules | None,
         programs: E2fsprogs,
-        what: str,
-        progress: Progress,
-    ) -> None: ...
+        size_bytes: int = 0,
+        modules: Modules | None = None,
+        progress: Progress = no_progress,
+    ) -> object: ...
 
 
 class Puller:
@@ -95,7 +94,7 @@ class Puller:
         store: Store,
         kernels: KernelService,
         programs: Callable[[Progress], Awaitable[E2fsprogs]],
-        make: MakeRootfs = ociimage.make_rootfs,
+        make: MakeRootfs = make_rootfs,
     ) -> None:
         self._root = root
         self._cache = cache
@@ -206,13 +205,11 @@ class Puller:
         async with self._staging(name) as staging:
             await self._make_rootfs(
                 pulled.layers,
-                staging,
-                rootfs_path=staging / ROOTFS,
-                seed_path=staging / WORK_SEED,
-                size_bytes=wanted.size_bytes,
-                modules=Modules(folder / MODULES, kernel.kernel_version),
+                staging / ROOTFS,
+                staging / WORK_SEED,
                 programs=programs,
-                what=name,
+                size_bytes=wanted.size_bytes or 0,
+                modules=Modules(folder / MODULES, kernel.kernel_version),
                 progress=progress,
             )
             await asyncio.to_thread(link_kernel, folder, staging)

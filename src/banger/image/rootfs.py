@@ -29,7 +29,6 @@ _SCHILY = "SCHILY.xattr."
 _LIBARCHIVE = "LIBARCHIVE.xattr."
 _CARRIED = "security.capability"  # mke2fs brings this one itself
 WORK_ROOT = "root"
-_ABOVE_MODULES = frozenset({"lib", "lib/modules", "usr", "usr/lib", "usr/lib/modules"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +76,17 @@ def rewrite(
     *,
     add: Sequence[TreeFile] = (),
     add_tree: tuple[Path, str] | None = None,
-    add_modules: Modules | None = None,
     drop: Callable[[str], bool] = lambda path: False,
     written: Callable[[int], None] = lambda count: None,
 ) -> Rewritten:
     """Read a tar stream from source; write the root's tar to `target` and /root's to `seed`.
 
     add_tree: a host folder and the clean path where its folders and plain files go, owned by root.
-    add_modules: likewise, where the tree has a place for them and brings none of that version itself.
     drop: says which clean paths are left out. written: hears the bytes so far, about each MiB.
     """
     result = Rewritten()
     files: dict[str, _Meta] = {}
     folders: set[str] = set()
-    others: set[str] = set()
     replaced = {entry.path for entry in add}
     told = 0
     try:
@@ -122,8 +118,6 @@ def rewrite(
                     raise invalid(f"a root file system of more than {MAX_CONTENT >> 30} GiB")
                 if member.isdir():
                     folders.add(path)
-                elif path in _ABOVE_MODULES:
-                    others.add(path)
                 out.addfile(member, content)
                 if result.content_bytes - told >= 1 << 20:
                     told = result.content_bytes
@@ -133,8 +127,6 @@ def rewrite(
                 _add(out, entry, result)
             if add_tree is not None:
                 _add_tree(out, add_tree[0], add_tree[1], folders=folders, result=result)
-            if add_modules is not None and (place := _modules_place(folders, others, add_modules.version)):
-                _add_tree(out, add_modules.folder, place, folders=folders, result=result)
     except tarfile.TarError as error:
         raise invalid("the root file system's archive is broken", details=str(error)) from error
     return result
@@ -200,14 +192,6 @@ def _tidy(member: tarfile.TarInfo, path: str, files: dict[str, _Meta]) -> None:
             files[path] = _Meta(member.mode, member.uid, member.gid, member.mtime)
     else:
         raise invalid(f"a root file system with an entry of unknown type: {path!r}")
-
-
-def _modules_place(folders: set[str], others: set[str], version: str) -> str:
-    """Where modprobe will look; "" where the image has its own or something else is in the way."""
-    base = "lib" if "lib" not in others else "usr/lib"
-    if (base == "usr/lib" and base not in folders) or f"{base}/modules/{version}" in folders:
-        return ""
-    return "" if f"{base}/modules" in others else f"{base}/modules/{version}"
 
 
 def _on_disk(member: tarfile.TarInfo) -> int:

@@ -252,6 +252,14 @@ HOST_PACKAGES: tuple[HostPackage, ...] = (
         use=TEST,
         programs=("openssl",),
     ),
+    HostPackage(
+        "busybox-static",
+        "all that is in the smallest images of those tests",
+        use=TEST,
+        programs=("busybox",),
+        fedora="busybox",
+        arch="busybox",
+    ),
 )
 
 

@@ -103,18 +103,17 @@ class World:
     async def _make(
         self,
         layers: Sequence[Layer],
-        staging: Path,
+        rootfs: Path,
+        seed: Path,
         *,
-        rootfs_path: Path,
-        seed_path: Path,
-        size_bytes: int | None,
-        modules: Modules | None,
         programs: E2fsprogs,
-        what: str,
-        progress: Progress,
+        size_bytes: int = 0,
+        modules: Modules | None = None,
+        progress: Progress = no_progress,
     ) -> None:
-        rootfs_path.write_bytes(b"".join(layer.path.read_bytes() for layer in layers))
-        seed_path.write_bytes(b"")
+        staging = rootfs.parent
+        rootfs.write_bytes(b"".join(layer.path.read_bytes() for layer in layers))
+        seed.write_bytes(b"")
         (staging / "root.tar").write_bytes(b"half")
         if self.fails is not None:
             raise self.fails

@@ -1,0 +1,197 @@
+"""Images made by umoci and skopeo, on a real registry on loopback: pulled, booted and entered.
+
+Nothing is in them but a static busybox: no init, no passwd, no sshd. Each guest boots with banger's agent.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.capabilities import require
+from tests.fakes.ociregistry import busybox_tree, make_layout, push, registry
+from tests.guest.instance import BANGER, BOOT_TIMEOUT_S, Instance, until
+
+pytestmark = [require("docker-registry", "skopeo", "umoci", "htpasswd", "busybox"), pytest.mark.guest]
+
+CONFIG = {
+    "entrypoint": ["echo", "says"],
+    "cmd": ["hello"],
+    "env": ["COLOUR=dark blue", "PATH=/bin:/opt/bin"],
+    "workingdir": "/srv/app",
+    "user": "1000:1001",
+}
+ACCOUNT = "ann:hunter2-secret"
+
+
+@pytest.fixture(scope="module")
+def layout() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="banger-layout-"))
+    try:
+        base = busybox_tree(folder / "base")
+        (base / "etc").mkdir()
+        (base / "etc/gone").write_text("not for long")
+        (base / "etc/kept").write_text("first")
+        (base / "data").mkdir()
+        (base / "data/a").write_text("a" * 10_000)
+        os.link(base / "data/a", base / "data/b")
+        second = folder / "second"
+        (second / "etc").mkdir(parents=True)
+        (second / "etc/kept").write_text("second")
+        (second / "opt/bin").mkdir(parents=True)
+        (second / "opt/bin/tool").write_text("#!/bin/sh\necho tool $1\n")
+        (second / "opt/bin/tool").chmod(0o755)
+        (second / "root").mkdir(mode=0o700)
+        (second / "root/.seeded").write_text("from the image")
+        bare = folder / "bare"
+        (bare / "app").mkdir(parents=True)
+        shutil.copy2(base / "bin/busybox", bare / "app/uname")
+        target = folder / "layout"
+        make_layout(target, "one", [base], CONFIG)
+        make_layout(target, "two", [base, "/etc/gone", second], {"env": CONFIG["env"]})
+        make_layout(target, "bare", [bare], {"entrypoint": "/app/uname", "cmd": "-s"})
+        yield target
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def address(banger: Instance, layout: Path) -> Iterator[str]:
+    with registry(banger.home / "registry", run_in=banger.argv()) as found:
+        for tag in ("one", "two", "bare"):
+            push(layout, tag, f"{found}/team/{tag}:1", run_in=banger.argv(), zstd=tag == "two")
+        yield found
+
+
+@pytest.fixture(scope="module")
+def one(banger: Instance, address: str) -> str:
+    """A guest whose image is pulled by its run."""
+    banger.ok("vm", "run", "-d", "--name", "one", "--image", f"{address}/team/one:1")
+    return "one"
+
+
+def test_a_pull_makes_an_image_once(banger: Instance, address: str, one: str) -> None:
+    image = json.loads(banger.ok("image", "show", "one-1", "--json").text)
+    assert image["oci_reference"] == f"{address}/team/one:1"
+    assert image["entrypoint"] + image["cmd"] == ["echo", "says", "hello"]
+    again = banger.ok("image", "pull", f"{address}/team/one:1")
+    assert again.text == "one-1\n"
+    assert "up to date" in again.stderr
+    assert json.loads(banger.ok("image", "show", f"{address}/team/one:1", "--json").text) == image
+    assert banger.show(one)["image"] == "one-1"
+
+
+def test_commands_get_the_images_env_and_workdir(banger: Instance, one: str) -> None:
+    said = banger.ok("vm", "exec", one, "sh", "-c", 'echo "$COLOUR|$PATH|$HOME|$(pwd)|$(id -u)"').text
+    assert said == "dark blue|/bin:/opt/bin|/root|/srv/app|0\n"
+    said = banger.ok(
+        "vm", "exec", one, "-w", "/bin", "-e", "COLOUR=red", "--", "sh", "-c", "echo $COLOUR; pwd"
+    ).text
+    assert said == "red\n/bin\n"
+    banger.ok("vm", "session", "start", one, "--name", "s", "--", "sh", "-c", "echo $COLOUR; pwd")
+    until(lambda: banger.ok("vm", "session", "logs", one, "s").text == "dark blue\n/srv/app\n", timeout_s=20)
+    assert banger.ok("vm", "shell", one, stdin=b"echo $SHELL; pwd\n").text == "/bin/sh\n/srv/app\n"
+
+
+def test_kernel_modules_are_there(banger: Instance, one: str) -> None:
+    banger.ok("vm", "exec", one, "sh", "-c", "modprobe veth && [ -d /sys/module/veth ]")
+
+
+def test_an_image_in_use_stays(banger: Instance, one: str) -> None:
+    refused = banger.banger("image", "delete", "one-1")
+    assert refused.status == 1
+    assert f"delete first: {one}" in refused.stderr
+
+
+def test_run_as_the_image_says(banger: Instance, address: str, one: str) -> None:
+    """docker's rules: the words after -- take the place of the image's command; its user runs it."""
+    run = ("vm", "run", "--rm", "--quiet", "--image", "one-1", "--entrypoint")
+    assert banger.ok(*run, "--", "mine").text == "says mine\n"
+    bare = ("--name", "bare", "--image", f"{address}/team/bare:1")
+    assert banger.ok("vm", "run", "--quiet", *bare, "--entrypoint").text == "Linux\n"
+    said = banger.banger("vm", "shell", "bare")
+    assert said.status == 127
+    assert "the guest has no shell" in said.stderr
+    banger.ok("vm", "delete", "bare")
+
+
+def test_layers_are_replayed(banger: Instance, address: str) -> None:
+    script = """
+        cat /etc/kept; echo; [ -e /etc/gone ] && echo there
+        [ /data/a -ef /data/b ] && stat -c '%h %s' /data/a
+        tool 7; cat /root/.seeded; stat -c ' %a' /root
+    """
+    said = banger.ok(
+        "vm", "run", "--rm", "--quiet", "--image", f"{address}/team/two:1", "--", "sh", "-c", script
+    )
+    assert said.text == "second\n2 10000\ntool 7\nfrom the image 700\n", said.text
+
+
+def test_a_private_image_takes_the_users_login(banger: Instance, layout: Path, tmp_path: Path) -> None:
+    auth = base64.b64encode(ACCOUNT.encode()).decode()
+    with registry(banger.home / "private", port=5001, run_in=banger.argv(), account=ACCOUNT) as address:
+        push(layout, "bare", f"{address}/mine", run_in=banger.argv(), account=ACCOUNT)
+        refused = banger.banger("image", "pull", f"{address}/mine", "--name", "private")
+        assert refused.status == 1
+        assert "login" in refused.stderr
+        (tmp_path / "config.json").write_text(json.dumps({"auths": {address: {"auth": auth}}}))
+        done = subprocess.run(
+            banger.argv(BANGER, "image", "pull", f"{address}/mine", "--name", "private"),
+            env={**banger.environment, "DOCKER_CONFIG": str(tmp_path)},
+            capture_output=True,
+            timeout=BOOT_TIMEOUT_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    banger.ok("image", "delete", "private")
+    secret = b"hunter2-secret"
+    state = Path(banger.paths.state_dir)
+    kept = [state / "bangerd.log", *state.glob("banger.db*"), *state.glob("images/*/image.json")]
+    assert not any(secret in path.read_bytes() or auth.encode() in path.read_bytes() for path in kept)
+
+
+def test_a_daemon_killed_while_it_pulls_leaves_no_half_image(
+    banger: Instance, layout: Path, address: str, one: str
+) -> None:
+    push(layout, "two", f"{address}/team/killed", run_in=banger.argv())
+    images = Path(banger.paths.images_dir)
+    pull = banger.start("image", "pull", f"{address}/team/killed")
+    until((images / ".staging-killed").exists, timeout_s=60)
+    os.kill(banger.daemon_pid(), signal.SIGKILL)
+    pull.communicate(timeout=60)
+    assert pull.returncode == 1
+    assert "killed" not in banger.ok("image", "list").text
+    assert banger.ok("image", "pull", f"{address}/team/killed").text == "killed\n"
+    assert not list(images.glob(".staging-*"))
+    banger.ok("image", "delete", "killed")
+
+
+def test_archives_and_the_cache(banger: Instance, layout: Path, tmp_path: Path) -> None:
+    subprocess.run(
+        [
+            "skopeo",
+            "--insecure-policy",
+            "copy",
+            "-q",
+            f"oci:{layout}:one",
+            f"docker-archive:{tmp_path}/app.tar:x:1",
+        ],
+        check=True,
+        timeout=60,
+    )
+    assert banger.ok("image", "pull", "--file", str(tmp_path / "app.tar")).text == "app\n"
+    assert "up to date" in banger.ok("image", "pull", "--file", str(tmp_path / "app.tar")).stderr
+    would = banger.ok("image", "cache", "prune", "--dry-run").text
+    assert would.startswith("would free ")
+    assert banger.ok("image", "cache", "prune").text == would.replace("would free", "freed")
+    assert banger.ok("image", "cache", "prune").text == "freed 0.0 MiB in 0 blobs\n"
+    banger.ok("image", "delete", "app")
