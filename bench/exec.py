@@ -2,8 +2,8 @@
 on the same vsock (a small static program in the guest: spawn_vsock.c): aim 1.3. And from the shell,
 `banger vm exec VM -- true` against `ssh VM.vm true` over a live control connection of `banger ssh-config`'s.
 
-At least 100 rounds of each, after the guest has booted to its end. `parts` say where the milliseconds go, from
-the end of the one before; those of the shell come from a case with a clock in it (exec_probe.py).
+At least 100 rounds of each, in a guest that has booted to its end. `parts` say where the milliseconds go,
+each from the end of the one before; those of the shell come from a case with a clock in it (exec_probe.py).
 """
 
 from __future__ import annotations
