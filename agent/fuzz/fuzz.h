@@ -31,6 +31,10 @@ void enter_sandbox(void);
 /* What stands in kill's place: signals of a target go nowhere, but never to 0, -1 or 1 either. */
 int fuzz_kill(pid_t pid, int number);
 
+/* Most changes to a header would be lost on its sum: right ones for all blocks that have tar's mark, in a copy
+ * that the next call frees. */
+const uint8_t *with_right_sums(const uint8_t *archive, size_t size);
+
 /* Frees what command.c allocated: the agent never does, a process of its serves one request. */
 void forget_allocations(void);
 
@@ -47,6 +51,7 @@ const uint8_t *take_piece(struct input *input, size_t *length);
 
 void fuzz_frames(const uint8_t *data, size_t size);
 void fuzz_exec(const uint8_t *data, size_t size);
+void fuzz_small(const uint8_t *data, size_t size);
 void fuzz_stream(const uint8_t *data, size_t size);
 void fuzz_sessions(const uint8_t *data, size_t size);
 void fuzz_records(const uint8_t *data, size_t size);

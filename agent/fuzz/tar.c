@@ -5,6 +5,28 @@
 
 #include "../src/tar.h"
 
+const uint8_t *with_right_sums(const uint8_t *archive, size_t size)
+{
+	static uint8_t *copy;
+	free(copy);
+	copy = malloc(size + 1);
+	REQUIRE(copy);
+	memcpy(copy, archive, size);
+	for (size_t at = 0; at + TAR_BLOCK <= size; at += TAR_BLOCK) {
+		uint8_t *block = copy + at;
+		unsigned sum = 0;
+		char text[9];
+		if (memcmp(block + 257, "ustar", 5) != 0)
+			continue;
+		memset(block + 148, ' ', 8);
+		for (size_t i = 0; i < TAR_BLOCK; i++)
+			sum += block[i];
+		snprintf(text, sizeof text, "%06o", sum);
+		memcpy(block + 148, text, 7);
+	}
+	return copy;
+}
+
 struct pieces {
 	struct tar_source source;
 	struct input input;
@@ -49,6 +71,8 @@ void fuzz_tar(const uint8_t *data, size_t size)
 	struct pieces pieces = {.source = {.peek = peek, .skip = skip}, .input = {data, size}};
 	uint8_t kind = take_byte(&pieces.input);
 	enum tar_result result;
+	if (!(kind & 4))
+		pieces.input.at = with_right_sums(pieces.input.at, pieces.input.left);
 	pieces.most = kind & 1 ? 65536 : 1 + (size_t)kind * 3;
 	memset(&reader, 0, sizeof reader);
 	reader.source = &pieces.source;

@@ -63,6 +63,12 @@ def _exec() -> list[bytes]:
     return [frame[HEADER:] for frame in frames]
 
 
+def _small() -> list[bytes]:
+    kinds = [encode_fields([(wire.SHUTDOWN_KIND, kind)]) for kind in ("poweroff", "reboot", "explode")]
+    numbers = [encode_fields([(1, number)]) for number in (22, 0, 65536, 1 << 60, (1 << 64) - 1)]
+    return [*kinds, *numbers, b""]
+
+
 def _stream() -> list[bytes]:
     frames = [
         wire.encode_stdin(b"hello"),
@@ -262,6 +268,7 @@ def _sshd() -> list[bytes]:
 _MAKERS: dict[str, Callable[[], list[bytes]]] = {
     "frames": _requests,
     "exec": _exec,
+    "small": _small,
     "stream": _stream,
     "sessions": _sessions,
     "records": _records,
