@@ -147,7 +147,7 @@ class LayerTree:
         else:
             if there is not None:
                 there.names -= 1
-                # a name keeps its place in the order, which must be that of the archive: reading is quicker
+                # to the end of the order, so that contents are written in the order in which they lie
                 del parent.children[name]
             self._add(parent, name, inode)
         self._mark(parent, name)

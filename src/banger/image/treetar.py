@@ -172,7 +172,7 @@ class _Writer:
                 self._descriptor = -1
             else:
                 if not moved:
-                    raise EOFError("a layer's file has become shorter")
+                    raise OSError(errno.EIO, "a layer's file has become shorter")
                 return moved
         data = _read(source, position, min(count, _BUFFER))
         view = memoryview(data)
@@ -191,7 +191,7 @@ def _descriptor(out: IO[bytes]) -> int:
 def _read(source: int, position: int, count: int) -> bytes:
     data = os.pread(source, count, position)
     if len(data) != count:
-        raise EOFError("a layer's file has become shorter")
+        raise OSError(errno.EIO, "a layer's file has become shorter")
     return data
 
 

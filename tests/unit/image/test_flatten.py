@@ -8,6 +8,7 @@ import io
 import os
 import tarfile
 import threading
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from banger.errors import BangerError
 from banger.image import flatten as flat
-from banger.image import rootfs
+from banger.image import rootfs, treetar
 from banger.image.oci.manifest import OCI_LAYER, Layer
 
 Member = tuple[tarfile.TarInfo, bytes]
@@ -56,6 +57,10 @@ def tar(*members: Member, form: int = tarfile.PAX_FORMAT) -> bytes:
 
 def plain(data: bytes) -> bytes:
     return data
+
+
+def fast(data: bytes) -> bytes:
+    return gzip.compress(data, 1)
 
 
 @dataclass
@@ -282,6 +287,29 @@ def test_into_a_file_and_on_through_rewrite(images: Images, tmp_path: Path) -> N
     found = contents((tmp_path / "root.tar").read_bytes())
     assert (names(found), found["a"][1]) == ({"root", "a", "b"}, big)
     assert heard
+
+
+def test_memory_does_not_grow_with_the_content(images: Images, tmp_path: Path) -> None:
+    peaks: list[int] = []
+    for mib in (4, 96):
+        layer = images.layer(tar(*(member(f"f{n}", bytes(mib << 18)) for n in range(4))), fast)
+        tracemalloc.start()
+        try:
+            with (tmp_path / "out").open("wb") as out:
+                flat.flatten([layer], out, work=tmp_path)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[1] < 24 << 20
+    assert peaks[1] - peaks[0] < 16 << 20
+
+
+def test_a_blob_that_shrinks_is_an_error(images: Images) -> None:
+    layer = images.layer(tar(member("a", b"x" * 300_000)))
+    with flat.FlatTree([layer], work=images.home) as tree:
+        os.truncate(layer.path, 1000)
+        with pytest.raises(OSError, match="become shorter"):
+            treetar.write_tree(tree.tree.root, io.BytesIO())
 
 
 def test_no_layer_is_an_empty_image(images: Images) -> None:
