@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from banger.system.process import read_pid_file
 from tests.guest.instance import Instance, until
 
 pytestmark = pytest.mark.guest
@@ -34,10 +35,8 @@ def count(banger: Instance, name: str) -> int:
 
 def monitor_pid(vm_dir: Path) -> int:
     """Of the machine that runs or begins in vm_dir; 0 when none was launched yet."""
-    try:
-        return int((vm_dir / "monitor.pid").read_text().split(" ", 1)[0])
-    except (OSError, ValueError):
-        return 0
+    monitor = read_pid_file(str(vm_dir / "monitor.pid"), role="monitor")
+    return monitor.pid if monitor else 0
 
 
 @contextlib.contextmanager
@@ -89,6 +88,7 @@ def test_a_counter_counts_through_every_loss(banger: Instance, guest: str) -> No
     """kill -9 of the daemon with handles.json intact, corrupt and gone: the guest never notices."""
     vm_dir = banger.vm_dir(guest)
     before, pid = boot_id(banger, guest), monitor_pid(vm_dir)
+    assert pid
     banger.ok("vm", "exec", guest, "--", "sh", "-c", f"setsid sh -c '{COUNT}' >/dev/null 2>&1 </dev/null &")
     last = count(banger, guest)
     scratch = vm_dir / "handles.json"
@@ -112,6 +112,7 @@ def test_a_monitor_killed_meanwhile_means_stopped_with_its_disks(banger: Instanc
         "vm", "exec", guest, "--", "sh", "-c", "echo kept > /root/kept; echo kept > /var/lib/kept; sync"
     )
     machine = monitor_pid(banger.vm_dir(guest))
+    assert machine  # kill(0) would be this suite's own end
     os.kill(banger.daemon_pid(), signal.SIGKILL)
     os.kill(machine, signal.SIGKILL)
     shown = banger.show(guest)
