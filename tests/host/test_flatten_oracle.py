@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from banger.errors import BangerError
-from banger.image.flatten import FlatTree
+from banger.image.flatten import FlatTree, flatten
 from banger.image.oci.manifest import Layer
 from banger.image.ocirootfs import make_rootfs
 from banger.image.rootfs import Modules, TreeFile
@@ -282,11 +282,41 @@ async def test_other_tools_compressions(studio: Studio, tmp_path: Path) -> None:
     assert magics == [b".\0\0\0", b"\x28\xb5\x2f\xfd"]
 
 
+@pytest.mark.parametrize("form", ["gnu", "posix0.0", "posix0.1", "posix1.0"])
+async def test_sparse_files_of_gnu_tar(tmp_path: Path, form: str) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    with (source / "holes").open("wb") as file:
+        for number in range(40):  # more pieces than a header has room for
+            file.seek(number * 1_000_000 + 8192)
+            file.write(b"piece %d" % number)
+        file.truncate(50_000_000)
+    (source / "only-a-hole").touch()
+    os.truncate(source / "only-a-hole", 3_000_000)
+    (source / "z").write_bytes(b"after")
+    words = [f"--format={form[:5].rstrip('01.')}"] + (
+        [f"--sparse-version={form[5:]}"] if form != "gnu" else []
+    )
+    command("tar", "-C", source, *words, "-S", "-cf", tmp_path / "layer", "holes", "only-a-hole", "z")
+    assert (tmp_path / "layer").stat().st_size < 1 << 20
+    with (tmp_path / "out.tar").open("wb") as out:
+        flatten([as_layer(tmp_path / "layer")], out, work=tmp_path)
+    with tarfile.open(tmp_path / "out.tar") as found:
+        for path in source.iterdir():
+            content = found.extractfile(f"./{path.name}")
+            assert content is not None
+            assert content.read() == path.read_bytes()
+
+
 def raw_layer(path: Path, members: Sequence[tuple[tarfile.TarInfo, bytes]]) -> Layer:
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as out:
         for info, content in members:
             info.size = len(content)
             out.addfile(info, io.BytesIO(content))
+    return as_layer(path)
+
+
+def as_layer(path: Path) -> Layer:
     digest = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
     return Layer(digest=digest, diff_id=digest, media_type="", size=path.stat().st_size, path=path)
 
@@ -301,6 +331,12 @@ async def test_additions_seed_and_many_small_files(tmp_path: Path) -> None:
     usr = tarfile.TarInfo("lib")
     usr.type, usr.linkname = tarfile.SYMTYPE, "usr/lib"
     members += [(tarfile.TarInfo("root/.profile"), b"hello"), (link, b""), (usr, b"")]
+    full = tarfile.TarInfo("full")
+    full.pax_headers = {
+        "SCHILY.xattr.user.large": "x" * 3700,
+        "SCHILY.xattr.security.capability": CAPABILITY.decode("latin-1"),
+    }
+    members.append((full, b""))
     modules = tmp_path / "modules"
     (modules / "kernel").mkdir(parents=True)
     (modules / "kernel/a.ko").write_bytes(b"ko" * 100_000)
@@ -321,6 +357,8 @@ async def test_additions_seed_and_many_small_files(tmp_path: Path) -> None:
         assert (place / "usr/lib/modules/6.1/kernel/a.ko").read_bytes() == b"ko" * 100_000
         assert (place / "linked").read_bytes() == b"hello"
         assert os.listdir(place / "root") == []
+        assert os.getxattr(place / "full", "user.large") == b"x" * 3700
+        assert os.getxattr(place / "full", "security.capability") == CAPABILITY
     assert len([path for path in got if path.startswith(b"m/")]) == 20_300
     assert (got[b"etc/machine-id"][0], got[b"etc/a/b"][4]) == ("0o100644", b"/dev/null")
     with tarfile.open(tmp_path / "seed.tar") as seed:

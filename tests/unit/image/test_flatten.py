@@ -312,6 +312,15 @@ def test_a_blob_that_shrinks_is_an_error(images: Images) -> None:
             treetar.write_tree(tree.tree.root, io.BytesIO())
 
 
+def test_what_says_nothing_is_ignored(images: Images) -> None:
+    """A global header, and whatever follows the end, as Go's reader has it. A 0:0 device is a device."""
+    data = tar(member("a", b"a"), member("w", type=tarfile.CHRTYPE))
+    general = tarfile.TarInfo.create_pax_global_header({"path": "b", "size": "7"})
+    found = images.flatten(general + data + tar(member("c")))
+    assert names(found) == {"a", "w"}
+    assert found["w"][0].ischr()
+
+
 def test_no_layer_is_an_empty_image(images: Images) -> None:
     assert names(images.flatten()) == set()
     assert names(images.flatten(b"", bytes(1024))) == set()
