@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from banger.api.replies import CachePruned
-from banger.api.requests import CreateVM, KillVM, PullImage, SetVM
+from banger.api.requests import CreateVM, KillVM, PullImage, RegisterImage, SetVM
 from banger.config.paths import Paths
 from banger.config.settings import Settings
 from banger.daemon.contracts import Services
@@ -276,6 +276,24 @@ class FakeImages:
             updated_at=LONG_AGO,
         )
         self.images.append(image)
+        return image
+
+    async def register(self, request: RegisterImage) -> Image:
+        image = Image(
+            id="e" * 64,
+            name=request.name,
+            created_at=LONG_AGO,
+            updated_at=LONG_AGO,
+            managed=False,
+            rootfs_path=request.rootfs,
+        )
+        self.images.append(image)
+        return image
+
+    async def promote(self, reference: str, progress: Progress) -> Image:
+        image = msgspec.structs.replace(self.resolve(reference), managed=True)
+        progress(ProgressEvent(step="image", message="copying"))
+        self.images = [image if one.id == image.id else one for one in self.images]
         return image
 
     async def prune_cache(self, *, dry_run: bool) -> CachePruned:

@@ -195,3 +195,20 @@ def test_archives_and_the_cache(banger: Instance, layout: Path, tmp_path: Path) 
     assert banger.ok("image", "cache", "prune").text == would.replace("would free", "freed")
     assert banger.ok("image", "cache", "prune").text == "freed 0.0 MiB in 0 blobs\n"
     banger.ok("image", "delete", "app")
+
+
+def test_registered_files_boot_and_are_copied_in(banger: Instance, one: str, tmp_path: Path) -> None:
+    image = json.loads(banger.ok("image", "show", "one-1", "--json").text)
+    rootfs = tmp_path / "mine.ext4"
+    subprocess.run(["cp", "--sparse=always", image["rootfs_path"], rootfs], check=True, timeout=60)
+    files = ("--rootfs", str(rootfs), "--kernel", image["kernel_path"], "--modules", image["modules_dir"])
+    mine = json.loads(banger.ok("image", "register", "mine", *files, "--json").text)
+    assert mine["managed"] is False
+    run = ("vm", "run", "--rm", "--quiet", "--image", "mine", "--", "uname", "-s")
+    assert banger.ok(*run).text == "Linux\n"
+    banger.ok("image", "promote", "mine")
+    rootfs.unlink()
+    assert json.loads(banger.ok("image", "show", "mine", "--json").text)["id"] == mine["id"]
+    assert banger.ok(*run).text == "Linux\n"
+    banger.ok("image", "delete", "mine")
+    assert not Path(banger.paths.images_dir, str(mine["id"])).exists()

@@ -99,6 +99,16 @@ class PullImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     credentials: dict[str, RegistryCredential] = {}
 
 
+class RegisterImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/images/register: absolute paths on the daemon's host. kernel: an uncompressed vmlinux."""
+
+    name: str
+    rootfs: str
+    kernel: str
+    initrd: str = ""
+    modules: str = ""
+
+
 class PruneCache(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """POST /v1/images/cache/prune."""
 

@@ -277,6 +277,23 @@ ROUTES: tuple[Route, ...] = (
         "What is here already, by its digest, is answered as it is.",
     ),
     Route(
+        name="image.register",
+        method="POST",
+        path="/v1/images/register",
+        kind=Kind.RESULT,
+        request=requests.RegisterImage,
+        reply=Image,
+        doc="An unmanaged image: the user's own files, where they lie.",
+    ),
+    Route(
+        name="image.promote",
+        method="POST",
+        path="/v1/images/{image}/promote",
+        kind=Kind.OPERATION,
+        reply=Image,
+        doc="Copies an unmanaged image's files in; one that is managed is answered as it is.",
+    ),
+    Route(
         name="image.cache.prune",
         method="POST",
         path="/v1/images/cache/prune",

@@ -20,6 +20,8 @@ image = LazyGroup(
         "list": ("banger.cli.image:list_command", "List the images on this host."),
         "show": ("banger.cli.image:show", "All about one image."),
         "pull": ("banger.cli.image_pull:pull", "Get an image from the catalog, a registry or a file."),
+        "register": ("banger.cli.image_own:register", "An image of files of your own, where they lie."),
+        "promote": ("banger.cli.image_own:promote", "Copy a registered image's files in."),
         "delete": ("banger.cli.image:delete", "Remove images that no VM has."),
         "cache": ("banger.cli.image:cache", "The layers that pulls keep."),
     },

@@ -174,6 +174,13 @@ class Client:
         """fields: those of PullImage (docs/api.md). The result is the image."""
         return self.operation("POST", "/v1/images/pull", fields)
 
+    def register_image(self, **fields: str) -> shapes.Image:
+        """fields: those of RegisterImage (docs/api.md)."""
+        return self.request("POST", "/v1/images/register", dict(fields))  # type: ignore[return-value]
+
+    def promote_image(self, reference: str) -> Operation:
+        return self.operation("POST", f"/v1/images/{quote(reference)}/promote")
+
     def prune_image_cache(self, *, dry_run: bool = False) -> shapes.CachePruned:
         return self.request("POST", "/v1/images/cache/prune", {"dry_run": dry_run})  # type: ignore[return-value]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from banger.api.replies import ImageList, KernelList
-from banger.api.requests import PruneCache, PullImage
+from banger.api.requests import PruneCache, PullImage, RegisterImage
 from banger.daemon.context import Handler, accepted, answer, daemon_of, read_body, request_op_id
 from banger.daemon.operations import as_result
 from banger.model.progress import Progress
@@ -29,6 +29,21 @@ async def pull_image(request: web.Request) -> web.StreamResponse:
     return accepted(daemon.operations.start(request_op_id(), "image.pull", work=work))
 
 
+async def register_image(request: web.Request) -> web.StreamResponse:
+    body = await read_body(request, RegisterImage)
+    return answer(await daemon_of(request).services.images.register(body))
+
+
+async def promote_image(request: web.Request) -> web.StreamResponse:
+    daemon = daemon_of(request)
+    image = daemon.services.images.resolve(request.match_info["image"])
+
+    async def work(progress: Progress) -> dict[str, object]:
+        return as_result(await daemon.services.images.promote(image.id, progress))
+
+    return accepted(daemon.operations.start(request_op_id(), "image.promote", work=work))
+
+
 async def prune_cache(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, PruneCache)
     return answer(await daemon_of(request).services.images.prune_cache(dry_run=body.dry_run))
@@ -46,6 +61,8 @@ HANDLERS: dict[str, Handler] = {
     "image.list": list_images,
     "image.show": show_image,
     "image.pull": pull_image,
+    "image.register": register_image,
+    "image.promote": promote_image,
     "image.cache.prune": prune_cache,
     "image.delete": delete_image,
     "kernel.list": list_kernels,

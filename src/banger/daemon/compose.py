@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from banger.api.replies import CachePruned
-from banger.api.requests import PullImage
+from banger.api.requests import PullImage, RegisterImage
 from banger.config.instance import instance_id
 from banger.config.paths import Paths
 from banger.config.settings import Settings
@@ -18,6 +18,7 @@ from banger.helper.inprocess import InProcessHelper
 from banger.helper.validate import MONITOR_PROGRAMS
 from banger.image.kernel import KernelService
 from banger.image.oci.auth import Credential
+from banger.image.own import OwnFiles
 from banger.image.pulling import Wanted
 from banger.image.service import ImageService
 from banger.image.tools import ToolService
@@ -73,6 +74,15 @@ class StoredImages:
             },
             progress=progress,
         )
+
+    async def register(self, request: RegisterImage) -> Image:
+        files = OwnFiles(
+            rootfs=request.rootfs, kernel=request.kernel, initrd=request.initrd, modules=request.modules
+        )
+        return await self._images.register(request.name, files)
+
+    async def promote(self, reference: str, progress: Progress) -> Image:
+        return await self._images.promote(reference, progress)
 
     async def prune_cache(self, *, dry_run: bool) -> CachePruned:
         found = await self._images.prune_cache(dry_run=dry_run)

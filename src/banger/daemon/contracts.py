@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from banger.api.replies import CachePruned
-from banger.api.requests import CreateVM, KillVM, PullImage, SetVM
+from banger.api.requests import CreateVM, KillVM, PullImage, RegisterImage, SetVM
 from banger.model.guestview import GuestFigures, VMPorts
 from banger.model.progress import Progress
 from banger.model.records import Image, Kernel, VMHealth, VMRecord, VMStats
@@ -61,6 +61,10 @@ class Images(Protocol):
         ...
 
     async def pull(self, request: PullImage, progress: Progress) -> Image: ...
+
+    async def register(self, request: RegisterImage) -> Image: ...
+
+    async def promote(self, reference: str, progress: Progress) -> Image: ...
 
     async def prune_cache(self, *, dry_run: bool) -> CachePruned: ...
 

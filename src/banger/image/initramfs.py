@@ -132,18 +132,27 @@ def agent_binary(architecture: str = "") -> Path:
     return path
 
 
-def ensure_shared(modules_dir: Path, agent: Path, out_dir: Path) -> Path:
+def ensure_shared(
+    modules_dir: Path | None, agent: Path, out_dir: Path, *, initrd: Path | None = None
+) -> Path:
     """The shared initramfs for these modules and this agent, made when it is not there. Blocking.
 
+    modules_dir: None for a kernel that has all it needs built in. initrd: the kernel's own, put in front.
     Its name has a key of what it is made from: agent's bytes, and path, size and time of the module
     tree's list. The two newest are kept (a VM that is just starting may still read the one before).
     """
-    key = _content_key(modules_dir, agent)
+    try:
+        key = _content_key(modules_dir, agent, initrd)
+    except OSError as error:
+        raise from_os_error(error, f"reading {initrd or modules_dir or agent}") from error
     path = out_dir / f"initramfs-{key}.img"
     if path.is_file():
         return path
     try:
         data = build_shared(modules_dir, agent.read_bytes())
+        if initrd is not None:
+            own = initrd.read_bytes()
+            data = own + bytes(-len(own) % cpio.BLOCK) + data
         out_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)
         _drop_old(out_dir, path)
@@ -152,7 +161,7 @@ def ensure_shared(modules_dir: Path, agent: Path, out_dir: Path) -> Path:
     return path
 
 
-def build_shared(modules_dir: Path, agent: bytes) -> bytes:
+def build_shared(modules_dir: Path | None, agent: bytes) -> bytes:
     """The shared archive's bytes. Blocking (reads about ten modules)."""
     if agent[:4] != b"\x7fELF":
         raise invalid("the guest agent is no ELF program")
@@ -160,7 +169,7 @@ def build_shared(modules_dir: Path, agent: bytes) -> bytes:
     archive.add_file("init", agent, mode=0o755)
     archive.add_folder("dev")
     paths: list[str] = []
-    for module in modules.load_order(modules_dir):
+    for module in modules.load_order(modules_dir) if modules_dir is not None else ():
         name = f"{MODULE_FOLDER}/{module.name}.ko"
         archive.add_file(name, module.content)
         paths.append(f"/{name}\n")
@@ -225,10 +234,15 @@ def _copy(source: int, target: int) -> int:
     return done
 
 
-def _content_key(modules_dir: Path, agent: Path) -> str:
+def _content_key(modules_dir: Path | None, agent: Path, initrd: Path | None) -> str:
     digest = hashlib.sha256(FORMAT)
     digest.update(agent.read_bytes())
     digest.update("\0".join(modules.GUEST_MODULES).encode())
+    if initrd is not None:
+        found = initrd.stat()
+        digest.update(f"{initrd} {found.st_size} {found.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    if modules_dir is None:
+        return digest.hexdigest()[:16]
     builtin = modules_dir / "modules.builtin"
     for path in (modules_dir, builtin):
         try:

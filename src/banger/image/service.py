@@ -27,6 +27,7 @@ from banger.image.oci.auth import Credential
 from banger.image.oci.blobs import BlobCache, Pruned
 from banger.image.oci.endpoint import Access
 from banger.image.oci.reference import parse_reference
+from banger.image.own import OwnFiles, promote, unmanaged
 from banger.image.published import ROOTFS, WORK_SEED, discard, find_published, read_image, write_record
 from banger.image.pulling import Puller, Wanted
 from banger.image.staging import exclusive, publish, remove_tree, require_space
@@ -138,6 +139,25 @@ class ImageService:
         await asyncio.to_thread(_require_files, image)
         return image
 
+    async def register(self, name: str, files: OwnFiles) -> Image:
+        """An image of the user's own files, which stay where they are. ALREADY_EXISTS for a taken name."""
+        image = await asyncio.to_thread(unmanaged, name, files)
+        await asyncio.to_thread(_make_folder, self._root)
+        async with exclusive(self._root / f".lock-{name}"):
+            await self._store.put(image)
+        return image
+
+    async def promote(self, reference: str, progress: Progress = no_progress) -> Image:
+        """Copy an unmanaged image's files in; one that is managed is answered as it is."""
+        image = self.get(reference)
+        async with exclusive(self._root / f".lock-{image.name}"):
+            image = self.get(image.id)
+            if image.managed:
+                return image
+            image = await promote(self._root, image, progress=progress)
+            await self._store.put(image)
+        return image
+
     async def prune_cache(self, *, dry_run: bool = False) -> Pruned:
         """Remove what pulls have left in the cache; what one under way uses stays."""
         return await asyncio.to_thread(lambda: self._cache.prune(dry_run=dry_run))
@@ -163,9 +183,10 @@ class ImageService:
         async with self._making_initramfs:  # many VMs may be started at once with a new agent
             return await asyncio.to_thread(
                 initramfs.ensure_shared,
-                Path(image.modules_dir),
+                Path(image.modules_dir) if image.modules_dir else None,
                 initramfs.agent_binary(),
                 self._initramfs_folder(image),
+                initrd=Path(image.initrd_path) if image.initrd_path else None,
             )
 
     async def e2fsprogs(self, progress: Progress = no_progress) -> E2fsprogs:

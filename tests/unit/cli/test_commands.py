@@ -155,6 +155,13 @@ def test_images_and_kernels(banger: Instance) -> None:
         b"freed 3.0 MiB in 2 blobs; 1 stay: a pull uses them\n"
     )
     assert banger("image", "cache", "prune", "--dry-run").stdout == b"would free 3.0 MiB in 2 blobs\n"
+    files = ("--rootfs", "r.ext4", "--kernel", "vmlinux")
+    assert banger("image", "register", "mine", *files).stdout == b"e" * 64 + b"\n"
+    mine = json.loads(banger("image", "show", "mine", "--json").stdout)
+    assert mine["rootfs_path"].startswith("/")
+    assert mine["rootfs_path"].endswith("/r.ext4")
+    assert banger("image", "promote", "mine").stdout == b"mine\n"
+    assert banger("image", "delete", "mine").stdout == b"mine\n"
     assert banger("image", "delete", "app", "pulled").stdout == b"app\npulled\n"
 
 
