@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import struct
 import time
@@ -150,6 +151,21 @@ def test_requests_that_are_nonsense_end_alone(banger: Instance, guest: str) -> N
             assert b"bad_request" in said or b"unsupported" in said
             assert len(said) < 4096
     banger.ok("vm", "exec", guest, "true")
+
+
+def test_a_command_whose_reader_is_gone_does_not_stay(banger: Instance, guest: str) -> None:
+    """With output on its way: closed with bytes unread, a socket is reset, and QEMU's bridge hides that."""
+    for number in (signal.SIGHUP, signal.SIGTERM, None):
+        command = banger.start("vm", "exec", guest, "yes")
+        assert command.stdout is not None
+        assert command.stderr is not None
+        with command, command.stdout, command.stderr:
+            assert command.stdout.read(2) == b"y\n"
+            if number is not None:
+                os.killpg(command.pid, number)
+            command.stdout.close()
+            command.wait(30)
+        until(lambda: run(banger, guest, "pgrep -c yes; true") == "0\n", timeout_s=60)
 
 
 def test_pid_1_reaps_what_nobody_waits_for(banger: Instance, guest: str) -> None:

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from banger.client.errors import GuestUnreachable
 from banger.client.guest import AgentConnection
+from banger.client.streams import hang_up
 from banger.errors import BangerError, ErrorCode
 from banger.guest import wire
 
@@ -51,7 +52,10 @@ class CopyStream:
         return self
 
     def __exit__(self, _kind: object, failure: BaseException | None, _trace: object) -> None:
-        self._socket.close()
+        if failure is None:
+            self._socket.close()
+        else:
+            hang_up(self._socket)
         if isinstance(failure, wire.WireError):
             raise GuestUnreachable("the guest's agent speaks nonsense", details=str(failure)) from failure
 

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 from banger.client.client import Client, quote
 from banger.client.errors import GuestUnreachable
 from banger.client.http import connect_unix
-from banger.client.streams import Output
+from banger.client.streams import Output, hang_up
 from banger.client.terminal import (
     FORWARDED,
     OF_A_TERMINAL,
@@ -200,6 +200,7 @@ class Exec:
         self._size = (0, 0)
         self._raw: RawTerminal | None = None
         self._status: int | None = None
+        self._ended = False  # the guest has said how
         self._impatience = 0
 
     def run(
@@ -239,7 +240,10 @@ class Exec:
         except (BrokenPipeError, ConnectionError, TimeoutError) as error:
             raise self._lost(error) from error
         finally:
-            self._connection.close()
+            if self._ended or not self._started:
+                self._connection.close()
+            else:
+                hang_up(self._connection)
             for output in self._outputs:
                 output.close()
 
@@ -340,6 +344,7 @@ class Exec:
         elif kind == wire.FRAME_EXIT:
             fields = wire.Fields(payload)
             number = fields.number(wire.EXIT_SIGNAL)
+            self._ended = True
             self._status = (SIGNAL_BASE + number if number else fields.number(wire.EXIT_CODE)) & 0xFF
         elif kind == wire.FRAME_ERROR:
             fields = wire.Fields(payload)

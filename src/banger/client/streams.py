@@ -9,9 +9,29 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import time
+from contextlib import suppress
 
 PIPE_PIECE = 4096  # PIPE_BUF: what a pipe that polls writable takes without blocking (pipe(7))
 PIECE = 64 << 10
+
+
+HANG_UP_S = 1.0
+
+
+def hang_up(connection: socket.socket) -> None:
+    """Close in the middle so that the agent learns of it, within HANG_UP_S.
+
+    A socket that is closed with bytes unread is a reset to its other end, and vhost-device-vsock (QEMU's
+    bridge) does not pass a reset on: the command would stay in the guest for good. The end of what we send
+    is passed on.
+    """
+    deadline = time.monotonic() + HANG_UP_S
+    with connection, suppress(OSError):
+        connection.settimeout(HANG_UP_S)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(PIECE) and time.monotonic() < deadline:
+            pass
 
 
 class Output:
