@@ -127,9 +127,7 @@ class Lifecycle:
 
     async def _clean_leftovers(self, subject: Subject, progress: Progress) -> None:
         progress(ProgressEvent(step="clean", message="cleaning up after an earlier run"))
-        target = (
-            VMState.STOPPED if subject.record.state in (*CLAIMS_LIFE, VMState.STOPPED) else VMState.ERROR
-        )
+        target = VMState.STOPPED if subject.record.state in (*CLAIMS_LIFE, VMState.STOPPED) else VMState.ERROR
         await self.tear_down(subject, target, last_error=None)
 
     async def _put_back(self, subject: Subject, before: VMState) -> None:
