@@ -201,14 +201,3 @@ class ChunkReader(io.RawIOBase):
         target[:count] = self._rest[:count]
         self._rest = self._rest[count:]
         return count
-
-
-def read_chunks(file: io.BufferedIOBase | io.RawIOBase | io.BufferedReader, *, size: int) -> Iterator[bytes]:
-    """`size` bytes of a file, in steps; fewer where the file ends before."""
-    left = size
-    while left > 0:
-        chunk = file.read(min(STEP, left))
-        if not chunk:
-            return
-        left -= len(chunk)
-        yield chunk

@@ -141,38 +141,6 @@ async def stream_lines(
     )
 
 
-async def run_pipeline(
-    producer: Sequence[str],
-    consumer: Sequence[str],
-    *,
-    timeout_s: float,
-    env: Mapping[str, str] | None = None,
-    on_line: Callable[[str], None] | None = None,
-) -> tuple[Completed, Completed]:
-    """`producer | consumer`; on_line hears both programs' stderr.
-
-    Where both fail, the error is the one that came first in cause: the producer's, unless it merely
-    died of the pipe that the consumer closed.
-    """
-    # resolved first, so that a missing consumer starts no producer
-    resolve_program(consumer[0])
-    with contextlib.ExitStack() as stack:
-        read_end, write_end = os.pipe2(os.O_CLOEXEC)
-        with contextlib.ExitStack() as ends:
-            ends.callback(os.close, read_end)
-            ends.callback(os.close, write_end)
-            first = stack.enter_context(_Child(producer, env=env, stdout=write_end, on_line=on_line))
-            second = stack.enter_context(_Child(consumer, env=env, stdin=read_end, on_line=on_line))
-        # ours are closed now: each program sees the other's end
-        made, used = await _finish_all((first, second), timeout_s=timeout_s)
-    if made.status not in (0, -signal.SIGPIPE):
-        raise CommandError(made.argv, made.status, stderr=made.stderr)
-    for ended in (used, made):
-        if ended.status:
-            raise CommandError(ended.argv, ended.status, stderr=ended.stderr)
-    return made, used
-
-
 async def _run(
     argv: Sequence[str],
     *,
@@ -196,27 +164,23 @@ async def _run(
         pass_fds=pass_fds,
         on_line=on_line,
     ) as child:
-        (completed,) = await _finish_all((child,), timeout_s=timeout_s)
+        completed = await _finish(child, timeout_s=timeout_s)
     if check and completed.status:
         raise CommandError(completed.argv, completed.status, stderr=completed.stderr)
     return completed
 
 
-async def _finish_all(children: Sequence[_Child], *, timeout_s: float) -> list[Completed]:
-    """Wait for all of them; when one cannot be waited for, none is left running."""
+async def _finish(child: _Child, *, timeout_s: float) -> Completed:
+    """Wait for it; one that cannot be waited for is not left running."""
     try:
         async with asyncio.timeout(timeout_s):
-            results = await asyncio.gather(*(child.finish() for child in children))
+            return await child.finish()
     except TimeoutError:
-        late = next((child for child in children if not child.ended), children[0])
-        for child in children:
-            child.kill()
-        raise CommandTimeout(late.argv, timeout_s, stderr=late.stderr_tail) from None
+        child.kill()
+        raise CommandTimeout(child.argv, timeout_s, stderr=child.stderr_tail) from None
     except BaseException:
-        for child in children:
-            child.kill()
+        child.kill()
         raise
-    return list(results)
 
 
 class _Child:

@@ -13,7 +13,7 @@ import pytest
 
 from banger.errors import ErrorCode
 from banger.system.errors import CommandError, CommandTimeout, MissingProgram
-from banger.system.run import run, run_pipeline, run_to_fd, stream_lines
+from banger.system.run import run, run_to_fd, stream_lines
 
 pytestmark = pytest.mark.anyio
 
@@ -164,18 +164,3 @@ async def test_a_listener_that_fails_ends_the_program() -> None:
 
     with pytest.raises(ValueError, match="no"):
         await stream_lines(["sh", "-c", "echo hi; exit 0"], listen, timeout_s=10)
-
-
-async def test_pipeline_passes_data_and_blames_the_right_program() -> None:
-    before = open_descriptors()
-    _, used = await run_pipeline(["seq", "3"], ["cat"], timeout_s=10)
-    assert used.stdout == b"1\n2\n3\n"
-    with pytest.raises(CommandError, match="sh exited with 4: bad"):
-        await run_pipeline(["sh", "-c", "echo bad >&2; exit 4"], ["sh", "-c", "cat; exit 5"], timeout_s=10)
-    with pytest.raises(CommandError, match="sh exited with 5"):
-        await run_pipeline(["yes"], ["sh", "-c", "exit 5"], timeout_s=10)
-    with pytest.raises(MissingProgram):
-        await run_pipeline(["yes"], ["banger-no-such-program"], timeout_s=10)
-    with pytest.raises(CommandTimeout):
-        await run_pipeline(["sleep", "60"], ["cat"], timeout_s=0.3)
-    assert open_descriptors() == before
