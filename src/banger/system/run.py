@@ -245,10 +245,6 @@ class _Child:
                 pipe.close()
 
     @property
-    def ended(self) -> bool:
-        return self._exit.done()
-
-    @property
     def stderr_tail(self) -> bytes:
         return bytes(self._err.data)
 
