@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from banger.api.replies import CachePruned
-from banger.api.requests import CreateVM, KillVM, PullImage, RegisterImage, SetVM
+from banger.api.replies import CachePruned, CatalogKernel, KernelCatalog
+from banger.api.requests import CreateVM, ImportKernel, KillVM, PullImage, RegisterImage, SetVM
 from banger.config.paths import Paths
 from banger.config.settings import Settings
 from banger.daemon.contracts import Services
@@ -308,18 +308,44 @@ class FakeImages:
 
 
 class FakeKernels:
+    def __init__(self) -> None:
+        self.kernels = {"debian-6.1": _kernel("debian-6.1")}
+
     def list(self) -> Sequence[Kernel]:
-        return [
-            Kernel(
-                name="debian-6.1",
-                distro="debian",
-                arch="x86_64",
-                kernel_version="6.1.0-40-cloud-amd64",
-                sha256="cd" * 32,
-                source="archive",
-                imported_at=LONG_AGO,
-            )
-        ]
+        return list(self.kernels.values())
+
+    def get(self, name: str) -> Kernel:
+        if name not in self.kernels:
+            raise BangerError(ErrorCode.NOT_FOUND, f"no kernel {name!a} here")
+        return self.kernels[name]
+
+    def catalog(self) -> KernelCatalog:
+        entry = CatalogKernel(name="debian-x", distro="debian", suite="x", here="debian-x" in self.kernels)
+        return KernelCatalog(kernels=(entry,))
+
+    async def pull(self, name: str, progress: Progress) -> Kernel:
+        progress(ProgressEvent(step="kernel", message="downloading"))
+        return self.kernels.setdefault(name, _kernel(name))
+
+    async def take_in(self, request: ImportKernel, _progress: Progress) -> Kernel:
+        self.kernels[request.name] = msgspec.structs.replace(_kernel(request.name), source=request.folder)
+        return self.kernels[request.name]
+
+    async def remove(self, name: str) -> Kernel:
+        self.get(name)
+        return self.kernels.pop(name)
+
+
+def _kernel(name: str) -> Kernel:
+    return Kernel(
+        name=name,
+        distro="debian",
+        arch="x86_64",
+        kernel_version="6.1.0-40-cloud-amd64",
+        sha256="cd" * 32,
+        source="archive",
+        imported_at=LONG_AGO,
+    )
 
 
 class FakeWorld:

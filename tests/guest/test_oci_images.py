@@ -212,3 +212,15 @@ def test_registered_files_boot_and_are_copied_in(banger: Instance, one: str, tmp
     assert banger.ok(*run).text == "Linux\n"
     banger.ok("image", "delete", "mine")
     assert not Path(banger.paths.images_dir, str(mine["id"])).exists()
+
+
+def test_an_image_boots_a_kernel_of_ones_own(banger: Instance, address: str) -> None:
+    source = Path(banger.paths.kernels_dir, "debian-bookworm")
+    assert banger.ok("kernel", "import", "own", "--from", str(source)).text == "own\n"
+    image = (f"{address}/team/bare:1", "--name", "with-own", "--kernel", "own")
+    banger.ok("image", "pull", *image)
+    banger.ok("kernel", "rm", "own")
+    run = ("vm", "run", "--rm", "--quiet", "--image", "with-own", "--entrypoint", "--", "-r")
+    release = json.loads(Path(source, "kernel.json").read_text())["record"]["kernel_version"]
+    assert banger.ok(*run).text == f"{release}\n"
+    banger.ok("image", "delete", "with-own")

@@ -92,6 +92,19 @@ class KernelList(msgspec.Struct, frozen=True, kw_only=True):
     kernels: tuple[Kernel, ...]
 
 
+class CatalogKernel(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    distro: str
+    suite: str
+    here: bool
+
+
+class KernelCatalog(msgspec.Struct, frozen=True, kw_only=True):
+    """What `kernel pull` knows how to get."""
+
+    kernels: tuple[CatalogKernel, ...]
+
+
 class OperationStatus(StrEnum):
     RUNNING = "running"
     SUCCEEDED = "succeeded"

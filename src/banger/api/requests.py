@@ -109,6 +109,13 @@ class RegisterImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     modules: str = ""
 
 
+class ImportKernel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/kernels/import: folder is on the daemon's host, with a vmlinux or a bzImage in it."""
+
+    name: str
+    folder: str
+
+
 class PruneCache(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """POST /v1/images/cache/prune."""
 

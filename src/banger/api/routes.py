@@ -12,7 +12,7 @@ import msgspec
 
 from banger.api import replies, requests
 from banger.model.guestview import VMPorts
-from banger.model.records import GuestSession, Image, VMHealth
+from banger.model.records import GuestSession, Image, Kernel, VMHealth
 
 
 class Kind(StrEnum):
@@ -318,6 +318,47 @@ ROUTES: tuple[Route, ...] = (
         kind=Kind.RESULT,
         reply=replies.KernelList,
         doc="Every kernel on this host.",
+    ),
+    Route(
+        name="kernel.catalog",
+        method="GET",
+        path="/v1/catalog/kernels",
+        kind=Kind.RESULT,
+        reply=replies.KernelCatalog,
+        doc="The kernels that can be pulled.",
+    ),
+    Route(
+        name="kernel.show",
+        method="GET",
+        path="/v1/kernels/{kernel}",
+        kind=Kind.RESULT,
+        reply=Kernel,
+        doc="One kernel on this host, by its name.",
+    ),
+    Route(
+        name="kernel.pull",
+        method="POST",
+        path="/v1/kernels/{kernel}/pull",
+        kind=Kind.OPERATION,
+        reply=Kernel,
+        doc="Gets a kernel of the catalog; one that is here is checked and answered.",
+    ),
+    Route(
+        name="kernel.take_in",
+        method="POST",
+        path="/v1/kernels/import",
+        kind=Kind.OPERATION,
+        request=requests.ImportKernel,
+        reply=Kernel,
+        doc="Takes a kernel in from a folder: vmlinux or bzImage, and maybe initrd.img and modules/.",
+    ),
+    Route(
+        name="kernel.remove",
+        method="DELETE",
+        path="/v1/kernels/{kernel}",
+        kind=Kind.RESULT,
+        reply=Kernel,
+        doc="Removes a kernel, and answers what it was. Images keep theirs.",
     ),
     Route(
         name="operation.list",

@@ -192,6 +192,23 @@ class Client:
         kernels: list[shapes.Kernel] = self._get("/v1/kernels")["kernels"]
         return kernels
 
+    def kernel_catalog(self) -> list[shapes.CatalogKernel]:
+        kernels: list[shapes.CatalogKernel] = self._get("/v1/catalog/kernels")["kernels"]
+        return kernels
+
+    def show_kernel(self, name: str) -> shapes.Kernel:
+        return self._get(f"/v1/kernels/{quote(name)}")  # type: ignore[return-value]
+
+    def pull_kernel(self, name: str) -> Operation:
+        return self.operation("POST", f"/v1/kernels/{quote(name)}/pull")
+
+    def import_kernel(self, name: str, folder: str) -> Operation:
+        """folder: an absolute path on the daemon's host."""
+        return self.operation("POST", "/v1/kernels/import", {"name": name, "folder": folder})
+
+    def remove_kernel(self, name: str) -> shapes.Kernel:
+        return self.request("DELETE", f"/v1/kernels/{quote(name)}")  # type: ignore[return-value]
+
     # underneath
 
     def operation(self, method: str, target: str, body: dict[str, Any] | None = None) -> Operation:

@@ -217,6 +217,13 @@ class Kernel(TypedDict):
     imported_at: str
 
 
+class CatalogKernel(TypedDict):
+    name: str
+    distro: str
+    suite: str
+    here: bool
+
+
 class Info(TypedDict):
     api: str
     version: str

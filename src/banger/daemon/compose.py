@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
-from banger.api.replies import CachePruned
-from banger.api.requests import PullImage, RegisterImage
+from banger.api.replies import CachePruned, CatalogKernel, KernelCatalog
+from banger.api.requests import ImportKernel, PullImage, RegisterImage
 from banger.config.instance import instance_id
 from banger.config.paths import Paths
 from banger.config.settings import Settings
@@ -16,6 +17,8 @@ from banger.daemon.contracts import Services
 from banger.disk.strategies import RootDisks
 from banger.helper.inprocess import InProcessHelper
 from banger.helper.validate import MONITOR_PROGRAMS
+from banger.image import ownkernel
+from banger.image.catalog import KERNELS
 from banger.image.kernel import KernelService
 from banger.image.oci.auth import Credential
 from banger.image.own import OwnFiles
@@ -24,7 +27,7 @@ from banger.image.service import ImageService
 from banger.image.tools import ToolService
 from banger.model.deadlines import USUAL, Deadlines
 from banger.model.progress import Progress
-from banger.model.records import Image
+from banger.model.records import Image, Kernel
 from banger.network.host import HostNetwork
 from banger.store.database import Database
 from banger.store.images import ImageTable
@@ -90,6 +93,40 @@ class StoredImages:
 
     async def delete(self, reference: str) -> Image:
         return await self._images.delete(reference)
+
+
+class HostKernels:
+    """contracts.Kernels: likewise."""
+
+    def __init__(self, kernels: KernelService) -> None:
+        self._kernels = kernels
+
+    def list(self) -> Sequence[Kernel]:
+        return self._kernels.list()
+
+    def get(self, name: str) -> Kernel:
+        return self._kernels.get(name)
+
+    def catalog(self) -> KernelCatalog:
+        here = {kernel.name for kernel in self._kernels.list()}
+        return KernelCatalog(
+            kernels=tuple(
+                CatalogKernel(name=name, distro=entry.distro, suite=entry.suite, here=name in here)
+                for name, entry in KERNELS.items()
+            )
+        )
+
+    async def pull(self, name: str, progress: Progress) -> Kernel:
+        return await self._kernels.ensure(name, progress)
+
+    async def take_in(self, request: ImportKernel, progress: Progress) -> Kernel:
+        def fill(staging: Path) -> Kernel:
+            return ownkernel.fill(Path(request.folder), staging, name=request.name)
+
+        return await self._kernels.take_in(request.name, fill, progress)
+
+    async def remove(self, name: str) -> Kernel:
+        return await self._kernels.remove(name)
 
 
 class Chosen:
@@ -187,4 +224,10 @@ async def compose(
         await close()
         raise
     background.start()
-    return Services(instance=instance, vms=vms, images=StoredImages(images), kernels=kernels, close=close)
+    return Services(
+        instance=instance,
+        vms=vms,
+        images=StoredImages(images),
+        kernels=HostKernels(kernels),
+        close=close,
+    )

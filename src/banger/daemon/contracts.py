@@ -7,8 +7,8 @@ from typing import Protocol
 
 import msgspec
 
-from banger.api.replies import CachePruned
-from banger.api.requests import CreateVM, KillVM, PullImage, RegisterImage, SetVM
+from banger.api.replies import CachePruned, KernelCatalog
+from banger.api.requests import CreateVM, ImportKernel, KillVM, PullImage, RegisterImage, SetVM
 from banger.model.guestview import GuestFigures, VMPorts
 from banger.model.progress import Progress
 from banger.model.records import Image, Kernel, VMHealth, VMRecord, VMStats
@@ -75,6 +75,16 @@ class Images(Protocol):
 
 class Kernels(Protocol):
     def list(self) -> Sequence[Kernel]: ...
+
+    def get(self, name: str) -> Kernel: ...
+
+    def catalog(self) -> KernelCatalog: ...
+
+    async def pull(self, name: str, progress: Progress) -> Kernel: ...
+
+    async def take_in(self, request: ImportKernel, progress: Progress) -> Kernel: ...
+
+    async def remove(self, name: str) -> Kernel: ...
 
 
 class Services(msgspec.Struct, frozen=True, kw_only=True):

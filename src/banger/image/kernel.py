@@ -13,17 +13,20 @@ import hashlib
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from banger.config.paths import Paths
 from banger.config.settings import Settings
+from banger.errors import ErrorCode
 from banger.image import bzimage, catalog, deb, elf
 from banger.image.archive import Archive, OpenArchive, debian_architecture
-from banger.image.errors import invalid, not_found
-from banger.image.staging import remove_tree, require_space, staged
+from banger.image.errors import ImageError, invalid, not_found
+from banger.image.staging import exclusive, remove_tree, require_space, staged
 from banger.image.tools import ToolService
+from banger.model.names import validate_name
 from banger.model.progress import Progress, ProgressEvent, no_progress
 from banger.model.records import Kernel, now
 from banger.system.run import run
@@ -31,9 +34,14 @@ from banger.system.run import run
 RECORD = "kernel.json"
 VMLINUX = "vmlinux"
 MODULES = "modules"
+INITRD = "initrd.img"
 _STEP = "kernel"
 _SPACE = 256 << 20
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+~_-]{0,100}")
+
+
+Fill = Callable[[Path], Kernel]
+"""Puts a kernel into a folder; blocking."""
 
 
 class KernelFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +139,31 @@ class KernelService:
             kernel = await self._pull(entry, folder, progress)
         await asyncio.to_thread(check_kernel, folder, kernel)
         return kernel.record
+
+    async def remove(self, name: str) -> Kernel:
+        """Forget a kernel. Images keep theirs: they have its files as links of their own."""
+        folder = self._folder(name)
+        async with exclusive(folder.parent / f".lock-{folder.name}"):
+            kernel = self.get(name)
+            await asyncio.to_thread(remove_tree, folder)
+        return kernel
+
+    async def take_in(self, name: str, fill: Fill, progress: Progress = no_progress) -> Kernel:
+        """Publish a kernel that `fill` puts into a folder; its modules are indexed. ALREADY_EXISTS."""
+        folder = self._folder(validate_name(name))
+        await asyncio.to_thread(folder.parent.mkdir, parents=True, exist_ok=True)
+        async with staged(folder, already=folder.exists) as staging:
+            if staging is None:
+                raise ImageError(
+                    ErrorCode.ALREADY_EXISTS,
+                    f"there is a kernel {name} already",
+                    hint=f"choose another name, or: banger kernel rm {name}",
+                )
+            progress(ProgressEvent(step=_STEP, message=f"importing the kernel {name}"))
+            record = await asyncio.to_thread(fill, staging)
+            if (staging / MODULES / "kernel").is_dir():
+                await index_modules(staging, record.kernel_version, tools=self._tools, progress=progress)
+        return record
 
     def _folder(self, name: str) -> Path:
         if not name or name.startswith(".") or "/" in name or "\0" in name:
@@ -236,8 +269,11 @@ def write_kernel(folder: Path, vmlinux: bytes, *, record: Kernel) -> None:
     (folder / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(content)))
 
 
-def link_kernel(source: Path, target: Path) -> None:
-    """The kernel of folder `source` in folder `target` too, as hard links (copies across disks). Blocking."""
+def link_kernel(source: Path, target: Path) -> str:
+    """The kernel of folder `source` in folder `target` too, as hard links (copies across disks). Blocking.
+
+    Returns the name of its own initrd there, "" where it has none.
+    """
 
     def link(old: str, new: str) -> str:
         try:
@@ -249,3 +285,7 @@ def link_kernel(source: Path, target: Path) -> None:
     link(os.fspath(source / VMLINUX), os.fspath(target / VMLINUX))
     link(os.fspath(source / RECORD), os.fspath(target / RECORD))
     shutil.copytree(source / MODULES, target / MODULES, copy_function=link)
+    if not (source / INITRD).exists():
+        return ""
+    link(os.fspath(source / INITRD), os.fspath(target / INITRD))
+    return INITRD

@@ -19,7 +19,7 @@ import msgspec
 from banger.errors import BangerError, ErrorCode
 from banger.image import published
 from banger.image.errors import from_os_error
-from banger.image.kernel import MODULES, VMLINUX, write_kernel
+from banger.image.kernel import INITRD, MODULES, VMLINUX, write_kernel
 from banger.image.staging import publish, remove_tree, require_space
 from banger.model.ids import new_image_id
 from banger.model.names import validate_name
@@ -27,7 +27,6 @@ from banger.model.progress import Progress, ProgressEvent
 from banger.model.records import Image, Kernel, now
 from banger.system.run import run
 
-INITRD = "initrd.img"
 _EXT_MAGIC_AT = 0x438
 _COPY_TIMEOUT_S = 3600.0
 _STEP = "image"

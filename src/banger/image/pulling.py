@@ -212,7 +212,7 @@ class Puller:
                 modules=Modules(folder / MODULES, kernel.kernel_version),
                 progress=progress,
             )
-            await asyncio.to_thread(link_kernel, folder, staging)
+            initrd = await asyncio.to_thread(link_kernel, folder, staging)
             image = Image(
                 id=image_id,
                 name=name,
@@ -221,6 +221,7 @@ class Puller:
                 rootfs_path=ROOTFS,
                 work_seed_path=WORK_SEED,
                 kernel_path=VMLINUX,
+                initrd_path=initrd,
                 modules_dir=MODULES,
                 build_size=(staging / ROOTFS).stat().st_blocks * 512,
                 oci_reference=source,

@@ -233,7 +233,9 @@ class ImageService:
         try:
             staging.mkdir(mode=0o755)
             work.mkdir(mode=0o755)
-            await self._fill(entry, staging, work=work, programs=programs, lock=lock, progress=progress)
+            initrd = await self._fill(
+                entry, staging, work=work, programs=programs, lock=lock, progress=progress
+            )
             moment = now()
             image = Image(
                 id=image_id,
@@ -243,6 +245,7 @@ class ImageService:
                 rootfs_path=ROOTFS,
                 work_seed_path=WORK_SEED,
                 kernel_path=VMLINUX,
+                initrd_path=initrd,
                 modules_dir=MODULES,
                 build_size=(staging / ROOTFS).stat().st_blocks * 512,
             )
@@ -266,7 +269,8 @@ class ImageService:
         programs: E2fsprogs,
         lock: int,
         progress: Progress,
-    ) -> None:
+    ) -> str:
+        """The name of the kernel's own initrd in staging, "" for none."""
         kernel = self._kernels.get(entry.kernel)
         folder = self._kernels.folder(entry.kernel)
         tar = staging / "root.tar"
@@ -291,7 +295,7 @@ class ImageService:
         await ext4.check(rootfs, programs=programs)
         rootfs.chmod(0o444)
         tar.unlink()
-        await asyncio.to_thread(link_kernel, folder, staging)
+        return await asyncio.to_thread(link_kernel, folder, staging)
 
 
 async def ensure_e2fsprogs(tools: ToolService, progress: Progress = no_progress) -> E2fsprogs:

@@ -145,6 +145,20 @@ def test_images_and_kernels(banger: Instance) -> None:
         "6.1.0-40-cloud-amd64",
     ]
     assert b"no image is called" in banger("image", "show", "nope", status=1).stderr
+    assert lines(banger("kernel", "list", "--available").stdout)[1].split() == [
+        "debian-x",
+        "debian",
+        "x",
+        "no",
+    ]
+    assert banger("kernel", "pull", "debian-x").stdout == b"debian-x\n"
+    assert json.loads(banger("kernel", "list", "--available", "--json").stdout)[0]["here"] is True
+    imported = banger("kernel", "import", "mine", "--from", "some/where", "--json").stdout
+    assert json.loads(imported)["source"].endswith("/some/where")
+    assert b"6.1.0-40-cloud-amd64" in banger("kernel", "show", "mine").stdout
+    removed = banger("kernel", "rm", "mine", "nope", "debian-x", status=1)
+    assert removed.stdout == b"mine\ndebian-x\n"
+    assert b"no kernel 'nope'" in removed.stderr
     in_use = banger("image", "delete", "debian-bookworm", "nope", status=1).stderr
     assert b"the image is in use by 1 VM\n  delete first: web" in in_use
     assert b"no image is called" in in_use

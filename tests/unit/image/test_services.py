@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import struct
 from pathlib import Path
 
@@ -14,10 +15,10 @@ import pytest
 from banger.config.paths import Paths, resolve_paths
 from banger.config.settings import Settings
 from banger.errors import BangerError, ErrorCode
-from banger.image import catalog
+from banger.image import catalog, modules, ownkernel
 from banger.image.archive import Archive, OpenArchive, debian_architecture
 from banger.image.compress import LZ4_LEGACY_MAGIC
-from banger.image.kernel import KernelService, write_kernel
+from banger.image.kernel import KernelService, link_kernel, write_kernel
 from banger.image.published import RECORD
 from banger.image.service import ImageService
 from banger.image.tools import ToolService
@@ -142,6 +143,80 @@ async def test_a_failed_fetch_leaves_no_kernel(archive: FakeArchive, paths: Path
     assert [path.name for path in Path(paths.kernels_dir).iterdir()] == [".lock-debian-bookworm"]
     del archive.faults[deb]
     await service.ensure("debian-bookworm")
+
+
+def kernel_folder(folder: Path, name: str = "bzImage") -> Path:
+    kernel = make_elf([(0x1000, b"\0Linux version 6.9.1-mine (gcc) \0" + bytes(9000), 10_000)])
+    block = lz4.block.compress(kernel, store_size=False)
+    payload = struct.pack("<II", LZ4_LEGACY_MAGIC, len(block)) + block + struct.pack("<I", len(kernel))
+    (folder / "modules/kernel").mkdir(parents=True)
+    (folder / "modules/kernel/a.ko").write_bytes(make_module("a"))
+    (folder / "modules/build").symlink_to("/usr/src")
+    (folder / name).write_bytes(kernel if name == "vmlinux" else make_bzimage(payload))
+    (folder / "initrd.img").write_bytes(b"070701")
+    return folder
+
+
+@pytest.mark.parametrize("image", ["bzImage", "vmlinux", "vmlinuz"])
+async def test_a_kernel_is_taken_in_and_goes(
+    archive: FakeArchive, paths: Paths, tmp_path: Path, image: str
+) -> None:
+    add_tools(archive)
+    archive.publish("bookworm")
+    service = kernel_service(archive, paths)
+    source = kernel_folder(tmp_path / "mine", image)
+    record = await service.take_in("mine", lambda staging: ownkernel.fill(source, staging, name="mine"))
+    assert record == service.get("mine")
+    assert (record.kernel_version, record.source) == ("6.9.1-mine", str(source / image))
+    folder = service.folder("mine")
+    names = ["initrd.img", "kernel.json", "modules", "vmlinux"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert sorted(path.name for path in (folder / "modules").iterdir()) == ["kernel", "modules.dep"]
+    assert await service.ensure("mine") == record
+    (tmp_path / "image").mkdir()
+    assert link_kernel(folder, tmp_path / "image") == "initrd.img"
+    with pytest.raises(BangerError) as caught:
+        await service.take_in("mine", lambda staging: ownkernel.fill(source, staging, name="mine"))
+    assert caught.value.code is ErrorCode.ALREADY_EXISTS
+    assert await service.remove("mine") == record
+    assert service.list() == []
+    assert sorted(path.name for path in (tmp_path / "image").iterdir()) == names
+    with pytest.raises(BangerError) as caught:
+        await service.remove("mine")
+    assert caught.value.code is ErrorCode.NOT_FOUND
+
+
+async def test_a_kernel_that_cannot_be_taken_in_leaves_nothing(
+    archive: FakeArchive, paths: Paths, tmp_path: Path
+) -> None:
+    service = kernel_service(archive, paths)
+    source = kernel_folder(tmp_path / "mine")
+    for content, code in (
+        (b"text", ErrorCode.IMAGE_INVALID),
+        (make_elf([(0x1000, b"no version", 99)]), ErrorCode.IMAGE_INVALID),
+        (None, ErrorCode.INVALID_ARGUMENT),
+    ):
+        if content is None:
+            (source / "bzImage").unlink()
+        else:
+            (source / "bzImage").write_bytes(content)
+        with pytest.raises(BangerError) as caught:
+            await service.take_in("mine", lambda staging: ownkernel.fill(source, staging, name="mine"))
+        assert caught.value.code is code
+    assert [path.name for path in Path(paths.kernels_dir).iterdir()] == [".lock-mine"]
+    with pytest.raises(BangerError) as caught:
+        await service.take_in("../x", lambda staging: ownkernel.fill(source, staging, name="x"))
+    assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+
+
+async def test_a_kernel_without_modules_has_all_built_in(
+    archive: FakeArchive, paths: Paths, tmp_path: Path
+) -> None:
+    service = kernel_service(archive, paths)
+    source = kernel_folder(tmp_path / "mine", "vmlinux")
+    shutil.rmtree(source / "modules")
+    await service.take_in("mine", lambda staging: ownkernel.fill(source, staging, name="mine"))
+    assert modules.load_order(service.folder("mine") / "modules") == []
 
 
 @pytest.mark.parametrize("name", ["unknown", "", "..", "a/b", ".lock-x"])
