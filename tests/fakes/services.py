@@ -327,7 +327,8 @@ class FakeKernels:
         progress(ProgressEvent(step="kernel", message="downloading"))
         return self.kernels.setdefault(name, _kernel(name))
 
-    async def take_in(self, request: ImportKernel, _progress: Progress) -> Kernel:
+    async def take_in(self, request: ImportKernel, progress: Progress) -> Kernel:
+        progress(ProgressEvent(step="kernel", message="importing"))
         self.kernels[request.name] = msgspec.structs.replace(_kernel(request.name), source=request.folder)
         return self.kernels[request.name]
 
