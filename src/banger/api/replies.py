@@ -32,7 +32,6 @@ FEATURES: tuple[str, ...] = (
     "operation-cancel",  # POST /v1/operations/{operation}/cancel
     "ports",  # GET /v1/vms/{vm}/ports
     "sessions",  # /v1/vms/{vm}/sessions
-    "ports",  # GET /v1/vms/{vm}/ports
     "stats",  # POST /v1/vms/{vm}/stats
 )
 """Announced by name in GET /v1, so that a client asks what a daemon can and not how old it is."""
