@@ -56,7 +56,7 @@ def _guest_cells(guest: shapes.GuestFigures | None) -> list[str]:
     memory = _used(guest.get("memory_available_kib"), guest.get("memory_total_kib"), unit=1024)
     root = _used(guest.get("root_free_bytes"), guest.get("root_total_bytes"))
     work = _used(guest.get("work_free_bytes"), guest.get("work_total_bytes"))
-    return [f"{guest['load1']:.2f}", memory, root, work]
+    return [f"{guest.get('load1', 0.0):.2f}", memory, root, work]
 
 
 def _used(free: int | None, total: int | None, *, unit: int = 1) -> str:

@@ -205,16 +205,17 @@ def test_terminal_that_the_guest_does_not_know(banger: Instance, vm: str, term: 
 
 
 @pytest.mark.parametrize(
-    ("locale", "words", "becomes"),
+    ("lang", "all_of_it", "words", "becomes"),
     [
-        ({"LANG": "de_DE.UTF-8"}, [], "C.UTF-8"),
-        ({"LANG": "C", "LC_ALL": "en_GB.utf8"}, [], "C.UTF-8"),
-        ({"LC_ALL": "de_DE.ISO-8859-1"}, [], "unset"),
-        ({"LANG": "C.UTF-8"}, ["-e", "LANG=C"], "C"),
+        ("de_DE.UTF-8", "", [], "C.UTF-8"),
+        ("C", "en_GB.utf8", [], "C.UTF-8"),
+        ("", "de_DE.ISO-8859-1", [], "unset"),
+        ("C.UTF-8", "", ["-e", "LANG=C"], "C"),
     ],
 )
 def test_a_terminal_in_utf8_is_one_in_the_guest(
-    banger: Instance, vm: str, locale: dict[str, str], words: list[str], becomes: str
+    banger: Instance, vm: str, lang: str, all_of_it: str, *, words: list[str], becomes: str
 ) -> None:
-    done = banger("vm", "shell", "-t", *words, vm, stdin=b"echo lang ${LANG-unset}.\nexit\n", **locale)
+    said = b"echo lang ${LANG-unset}.\nexit\n"
+    done = banger("vm", "shell", "-t", *words, vm, stdin=said, LANG=lang, LC_ALL=all_of_it)
     assert f"lang {becomes}.".encode() in done.stdout

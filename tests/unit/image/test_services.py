@@ -258,7 +258,7 @@ async def test_mke2fs_is_tried_once_for_all_its_programs_and_in_memory(
     calls, program = tmp_path / "calls", tmp_path / "mke2fs"
     program.write_text(f'#!/bin/sh\ncat >/dev/null\necho "$@" >>{calls}\n')
     program.chmod(0o755)
-    host = dict.fromkeys(("mke2fs", "debugfs", "e2fsck", "resize2fs"), str(program))
+    host: dict[str, str] = dict.fromkeys(("mke2fs", "debugfs", "e2fsck", "resize2fs"), str(program))
     tools = tool_service(archive, paths, host)
     for name in host:
         assert (await tools.ensure_tool(name)).path == str(program)
