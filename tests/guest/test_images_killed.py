@@ -1,0 +1,188 @@
+"""The daemon gets SIGKILL in the middle of a pull, of a build and of a promotion: the next try succeeds.
+
+When is told by the bytes that have come, by the command's progress lines, or by the program that is at work:
+never by the clock. Afterwards no half image, no staging folder, no part of a blob and no program is left;
+the audit agrees (conftest, after each test).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.capabilities import require
+from tests.fakes.ociregistry import make_layout, push, registry
+from tests.fakes.proxy import Proxy, proxy
+from tests.guest.instance import Instance, processes_below, until
+
+pytestmark = [require("docker-registry", "skopeo", "umoci"), pytest.mark.guest]
+
+NOISE = 6 << 20
+PLAIN = 40 << 20
+COPIED = 96 << 20
+COMMAND_S = 60.0
+SEEN_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def before(banger: Instance) -> Iterator[Proxy]:
+    """A registry with `big` (does not compress) and `wide` (does), behind a proxy that can hold it."""
+    folder = Path(tempfile.mkdtemp(prefix="banger-layout-"))
+    try:
+        (folder / "big").mkdir()
+        (folder / "big/noise").write_bytes(random.Random(6).randbytes(NOISE))
+        (folder / "wide").mkdir()
+        for number in range(4):
+            (folder / f"wide/{number}").write_bytes(b"%d" % number * (PLAIN // 4))
+        with registry(banger.home / "registry", run_in=banger.argv()) as address:
+            for tag in ("big", "wide"):
+                make_layout(folder / "layout", tag, [folder / tag], {})
+                push(folder / "layout", tag, f"{address}/{tag}", run_in=banger.argv())
+            banger.ok("image", "list")  # starts the daemon
+            with proxy(int(address.rpartition(":")[2]), netns=banger.netns) as made:
+                yield made
+    finally:
+        shutil.rmtree(folder)
+
+
+def left(banger: Instance) -> list[str]:
+    """What an interrupted attempt may leave until the next one, and nothing afterwards."""
+    images, blobs = Path(banger.paths.images_dir), Path(banger.paths.cache_dir, "blobs")
+    found = [path.name for path in images.glob(".*") if not path.name.startswith(".lock-")]
+    found += [f"{path}" for path in blobs.rglob("*.part")]
+    return found + [line for _, line in processes_below(f"{images}/.staging-")]
+
+
+def killed(banger: Instance, command: subprocess.Popen[bytes], daemon: int) -> None:
+    """SIGKILL to the daemon; the command says that it went away."""
+    os.kill(daemon, signal.SIGKILL)
+    _, said = command.communicate(timeout=COMMAND_S)
+    assert command.returncode == 1, said
+    assert b"banger: " in said
+
+
+def at_line(command: subprocess.Popen[bytes], message: str) -> None:
+    assert command.stderr is not None
+    said: list[str] = []
+    for line in command.stderr:
+        said.append(line.decode("utf-8", "replace").rstrip())
+        if message in said[-1]:
+            return
+    pytest.fail(f"no progress line says {message!r}: {said}")
+
+
+def soon(ask: Callable[[], int], what: str) -> int:
+    """As `until`, for what is there for moments only."""
+    deadline = time.monotonic() + SEEN_S
+    while not (answer := ask()):
+        assert time.monotonic() < deadline, f"never seen: {what}"
+        time.sleep(0.002)
+    return answer
+
+
+def at_work(daemon: int, program: str) -> int:
+    """The pid of a program that the daemon runs, stopped by then; 0 where there is none."""
+    for children in Path(f"/proc/{daemon}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for pid in children.read_text().split():
+                if Path(f"/proc/{pid}/comm").read_text() == f"{program}\n":
+                    os.kill(int(pid), signal.SIGSTOP)
+                    return int(pid)
+    return 0
+
+
+def goes_on(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+
+
+def names(banger: Instance) -> list[str]:
+    return [image["name"] for image in json.loads(banger.ok("image", "list", "--json").text)]
+
+
+def test_while_blobs_come(banger: Instance, before: Proxy) -> None:
+    """What has come is not brought again."""
+    daemon = banger.daemon_pid()
+    before.hold(NOISE // 2)
+    command = banger.start("image", "pull", f"{before.address}/big")
+    assert before.held.wait(COMMAND_S), command.stderr
+    blobs = Path(banger.paths.cache_dir, "blobs")
+    soon(lambda: sum(part.stat().st_size for part in blobs.rglob("*.part")), "a part of a blob")
+    killed(banger, command, daemon)
+    had = sum(part.stat().st_size for part in blobs.rglob("*.part"))
+    before.release()
+    before.forget()
+    assert "big" not in names(banger)
+    assert banger.ok("image", "pull", f"{before.address}/big").text == "big\n"
+    assert before.received < NOISE - had + (64 << 10)
+    assert left(banger) == []
+    banger.ok("image", "delete", "big")
+
+
+@pytest.mark.parametrize("message", ["unpacking the layers", "writing the root file system"])
+def test_while_it_is_built(banger: Instance, before: Proxy, message: str) -> None:
+    daemon = banger.daemon_pid()
+    command = banger.start("image", "pull", f"{before.address}/wide", "--name", "built")
+    at_line(command, message)
+    killed(banger, command, daemon)
+    assert ".staging-built" in left(banger), "it was the middle"
+    assert "built" not in names(banger)
+    assert banger.ok("image", "pull", f"{before.address}/wide", "--name", "built").text == "built\n"
+    assert left(banger) == []
+    banger.ok("image", "delete", "built")
+
+
+def test_while_mke2fs_writes(banger: Instance, before: Proxy) -> None:
+    """It loses the one who feeds it, and ends; what it made is removed by the next try, not taken."""
+    daemon = banger.daemon_pid()
+    command = banger.start("image", "pull", f"{before.address}/wide", "--name", "fed")
+    writer = soon(lambda: at_work(daemon, "mke2fs"), "mke2fs")
+    try:
+        killed(banger, command, daemon)
+    finally:
+        goes_on(writer)
+    until(lambda: not processes_below(f"{banger.paths.images_dir}/.staging-"), timeout_s=COMMAND_S)
+    assert ".staging-fed" in left(banger), "it was the middle"
+    assert "fed" not in names(banger)
+    assert banger.ok("image", "pull", f"{before.address}/wide", "--name", "fed").text == "fed\n"
+    assert left(banger) == []
+    shown = json.loads(banger.ok("image", "show", "fed", "--json").text)
+    subprocess.run(["e2fsck", "-fn", shown["rootfs_path"]], check=True, capture_output=True, timeout=60)
+    banger.ok("image", "delete", "fed")
+
+
+def test_while_files_are_promoted(banger: Instance) -> None:
+    """The image stays as it was registered until its copy is whole."""
+    kernel = Path(banger.paths.kernels_dir, "debian-bookworm/vmlinux")
+    rootfs = banger.home / "mine.ext4"
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", str(rootfs), "16M"], check=True, timeout=60)
+    with rootfs.open("ab") as file:
+        file.write(random.Random(7).randbytes(1 << 20) * (COPIED >> 20))
+    banger.ok("image", "register", "mine", "--rootfs", str(rootfs), "--kernel", str(kernel))
+    daemon = banger.daemon_pid()
+    command = banger.start("image", "promote", "mine")
+    copier = soon(lambda: at_work(daemon, "cp"), "cp")
+    try:
+        killed(banger, command, daemon)
+    finally:
+        goes_on(copier)
+    until(lambda: not processes_below(f"{banger.paths.images_dir}/.staging-"), timeout_s=COMMAND_S)
+    assert ".staging-mine" in left(banger), "it was the middle"
+    assert json.loads(banger.ok("image", "show", "mine", "--json").text)["managed"] is False
+    banger.ok("image", "promote", "mine")
+    shown = json.loads(banger.ok("image", "show", "mine", "--json").text)
+    assert shown.get("managed", True) is True
+    assert Path(shown["rootfs_path"]).read_bytes() == rootfs.read_bytes()
+    assert left(banger) == []
+    banger.ok("image", "delete", "mine")
