@@ -2,9 +2,10 @@
 
 The image is banger's own Debian in a docker-registry on loopback: one gzip layer, or BENCH_PULL_LAYERS. Each
 round brings all of it: cache and image are removed outside the clock. By hand no kernel is laid beside the
-root file system, and e2fsck checks nothing; banger does both. tar is there beside umoci, which also
-takes every file's hash. At most 5 rounds. CPU: of banger the daemon's, with its programs. Memory: the peak of
-the largest process (banger: of the daemon; its mke2fs is not counted). A second pull, of the same tag and of the same digest, is counted at a proxy.
+root file system, and e2fsck checks nothing; banger does both. tar is there beside umoci, which also takes
+every file's hash. At most 5 rounds. CPU: of banger the daemon's, with its programs. Memory: the peak of the
+largest process (banger: of the daemon; its mke2fs is not counted). A second pull, of the same tag and of the
+same digest, is counted at a proxy.
 """
 
 from __future__ import annotations
