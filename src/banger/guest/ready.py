@@ -21,6 +21,8 @@ from banger.system import unix
 SOCKET = f"v.sock_{wire.WIRE_HOST_PORT}"
 MAX_CALLS = 8
 CALL_TIMEOUT_S = 5.0
+PAUSE_S = 0.1
+"""Out of descriptors: accepting would fail again at once."""
 KINDS = frozenset({"poweroff", "reboot", "halt", "failed"})
 
 log = logging.getLogger(__name__)
@@ -37,9 +39,8 @@ class ReadyListener:
         self._path = f"{vm_dir}/{SOCKET}"
         self._on_ending = on_ending
         self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
-        self._calls: set[asyncio.Task[None]] = set()
-        self._slots = asyncio.Semaphore(MAX_CALLS)
+        self._calls: dict[asyncio.Task[None], socket.socket] = {}
+        self._pause: asyncio.TimerHandle | None = None
         self._ready_news = asyncio.Event()
         self.ready: Hello | None = None
         self.ending = ""
@@ -50,7 +51,7 @@ class ReadyListener:
         if self._listener is not None:
             return
         self._listener = unix.bind_listener(self._path, replace=True)
-        self._accepting = asyncio.create_task(self._accept(self._listener), name="ready listener")
+        self._listen()
 
     async def wait_ready(self) -> Hello:
         """What the agent says of itself, once it serves. The deadline is the caller's."""
@@ -61,39 +62,46 @@ class ReadyListener:
     async def aclose(self) -> None:
         """Stop, and remove the socket. Idempotent."""
         listener, self._listener = self._listener, None
-        tasks = [*self._calls, *([self._accepting] if self._accepting else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._accepting = None
+        if self._pause is not None:
+            self._pause.cancel()
         if listener is not None:
+            asyncio.get_running_loop().remove_reader(listener)
             listener.close()
             try:
                 unix.remove_socket(self._path)
             except OSError as error:  # the VM's folder may be gone with it
                 log.debug("cannot remove %s: %s", self._path, error)
+        calls = list(self._calls)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
 
-    async def _accept(self, listener: socket.socket) -> None:
+    def _listen(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        """One call. Not loop.sock_accept: cancelled at the wrong moment, that loses an accepted socket."""
         loop = asyncio.get_running_loop()
-        while True:
-            await self._slots.acquire()
-            try:
-                connected, _ = await loop.sock_accept(listener)
-            except OSError as error:
-                log.warning("%s: cannot accept: %s", self._path, error)
-                self._slots.release()
-                await asyncio.sleep(0.1)  # out of descriptors: it would fail again at once
-                continue
-            except BaseException:
-                self._slots.release()
-                raise
-            call = asyncio.create_task(self._answer(connected), name="guest's call")
-            self._calls.add(call)
-            call.add_done_callback(self._hung_up)
+        try:
+            connected, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            log.warning("%s: cannot accept: %s", self._path, error)
+            loop.remove_reader(listener)
+            self._pause = loop.call_later(PAUSE_S, self._listen)
+            return
+        connected.setblocking(False)
+        call = asyncio.create_task(self._answer(connected), name="guest's call")
+        self._calls[call] = connected
+        call.add_done_callback(self._hung_up)
+        if len(self._calls) >= MAX_CALLS:
+            loop.remove_reader(listener)
 
     def _hung_up(self, call: asyncio.Task[None]) -> None:
-        self._calls.discard(call)
-        self._slots.release()
+        self._calls.pop(call).close()  # a call that was cancelled before it began has not done so
+        self._listen()
 
     async def _answer(self, connected: socket.socket) -> None:
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -136,3 +138,26 @@ async def test_a_long_path(tmp_path: Path) -> None:
     assert await call(folder, READY) == ACK
     await listener.aclose()
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_call_at_the_very_end_leaves_no_descriptor(tmp_path: Path, turns: int) -> None:
+    """Whatever turn of the loop it came in: before it was taken, before its task began, or later."""
+    before = set(os.listdir("/proc/self/fd"))
+    listener = ReadyListener(str(tmp_path))
+    await listener.start()
+    with unix.connect(f"{tmp_path}/v.sock_1025", timeout_s=5):
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await listener.aclose()
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+async def test_calls_beyond_the_bound_wait_for_a_free_place(tmp_path: Path, listener: ReadyListener) -> None:
+    with contextlib.ExitStack() as silent:
+        for _ in range(ready.MAX_CALLS):
+            silent.enter_context(unix.connect(f"{tmp_path}/v.sock_1025", timeout_s=5))
+        waiting = asyncio.create_task(call(tmp_path, READY))
+        done, _ = await asyncio.wait([waiting], timeout=0.3)
+        assert not done
+    assert await waiting == ACK
