@@ -167,12 +167,14 @@ def test_ctrl_c_cleans_up_in_the_guest(banger: Instance, guest: str) -> None:
 def test_progress_on_a_terminal_and_quiet(banger: Instance, guest: str, tmp_path: Path) -> None:
     quiet = banger.ok("vm", "cp", "-q", f"{guest}:/etc/hostname", str(tmp_path))
     assert (quiet.stdout, quiet.stderr) == (b"", "")
-    script = 'stty columns 80 2>/dev/null; exec "$0" vm cp "$1":/usr/sbin "$2"'
-    done = banger.run_in_netns(
-        "script", "-qec", f"sh -c '{script}' {BANGER} {guest} {tmp_path}/bin", "/dev/null", timeout_s=120
+    (tmp_path / "file").write_bytes(bytes(2 << 20))
+    # a source that rests: however fast the host, there is something to show before the end
+    words = (
+        f"tar -C {tmp_path} -c file | (head -c 1000000; sleep 0.5; cat) | {BANGER} vm cp - {guest}:/var/tmp"
     )
+    done = banger.run_in_netns("script", "-qec", words, "/dev/null", timeout_s=120)
     assert re.search(r"\r\x1b\[K.*[\d.]+ \w+  [\d.]+ \w+/s", done.text), done.text
-    assert re.search(r"copied \d+ entries, [\d.]+ MiB in [\d.]+ s, [\d.]+ \w+/s", done.text), done.text
+    assert re.search(r"copied 1 entry, 2.0 MiB in [\d.]+ s, [\d.]+ \w+/s", done.text), done.text
 
 
 def begin_half(banger: Instance, vm: str, folder: Path) -> subprocess.Popen[bytes]:

@@ -66,7 +66,7 @@ class Progress:
 
     def _draw(self, text: str) -> None:
         try:
-            columns = os.get_terminal_size(2).columns
+            columns = os.get_terminal_size(2).columns or 80  # 0: it was never told
         except OSError:
             columns = 80
         self._shown = True
