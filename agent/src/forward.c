@@ -1,8 +1,11 @@
-/* FORWARD: bytes between the host and a TCP port on the guest's own loopback, as they are.
+/* FORWARD: bytes between the host and a TCP port of the guest: on its own loopback, else on the address that the
+ * host names. It needs neither a route nor a firewall's leave, and only the host can ask for it.
  *
- * This is what ssh's ProxyCommand goes through: it needs neither an address nor a route, and only the host can
- * ask for it. What the host sends is passed on before its end is; when the port ends, the connection ends.
+ * Bare (ssh's ProxyCommand): the bytes as they are. What the host sends is passed on before its end is; when the
+ * port ends, the connection ends. In frames (published ports): each direction ends with an empty frame and the
+ * other goes on, as TCP has it and a monitor's vsock does not; a connection that ends otherwise was broken off.
  */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -23,23 +26,43 @@
 
 /* One direction. What was read is written before more is read: back-pressure for free. */
 struct way {
-	uint8_t held[HELD_BYTES];
+	uint8_t held[WIRE_HEADER_BYTES + HELD_BYTES];
 	size_t start, length;
 	bool ended; /* the source says no more */
+	bool deaf;  /* the target takes no more: what comes is dropped */
+	/* Of frames that are read: */
+	uint8_t header[WIRE_HEADER_BYTES];
+	size_t have;   /* of the header */
+	uint32_t left; /* of the payload */
 };
 
-static bool take_port(const struct frame *request, uint16_t *port)
+struct wanted {
+	uint16_t port;
+	struct in_addr address; /* 0: the loopback alone */
+	bool frames;
+};
+
+static bool take_wanted(const struct frame *request, struct wanted *wanted)
 {
 	struct fields fields = fields_of(request);
 	struct field field;
-	uint64_t number = SSH_PORT;
+	char text[INET_ADDRSTRLEN];
+	uint64_t number = SSH_PORT, flags = 0;
 	int more;
-	while ((more = fields_next(&fields, &field)) > 0)
+	*wanted = (struct wanted){0};
+	while ((more = fields_next(&fields, &field)) > 0) {
 		if (field.tag == FORWARD_PORT && !field_number(&field, &number))
 			return false;
+		if (field.tag == FORWARD_FLAGS && !field_number(&field, &flags))
+			return false;
+		if (field.tag == FORWARD_ADDRESS &&
+		    (!field_text(&field, text, sizeof text) || inet_pton(AF_INET, text, &wanted->address) != 1))
+			return false;
+	}
 	if (more < 0 || number < 1 || number > UINT16_MAX)
 		return false;
-	*port = (uint16_t)number;
+	wanted->port = (uint16_t)number;
+	wanted->frames = flags & FORWARD_FLAG_FRAMES;
 	return true;
 }
 
@@ -72,11 +95,12 @@ static int connect_to(const struct sockaddr *address, socklen_t length, int64_t 
 	return -1;
 }
 
-/* Over IPv4, else IPv6. -1 with IPv4's errno, which every guest has. */
-static int connect_to_port(uint16_t port)
+/* Over IPv4, else IPv6, else at the guest's address. -1 with IPv4's errno, which every guest has. */
+static int connect_to_port(const struct wanted *wanted)
 {
-	struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(port)};
-	struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(port), .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+	in_port_t port = htons(wanted->port);
+	struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = port};
+	struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = port, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
 	int64_t deadline = now_ms() + CONNECT_MS;
 	int one = 1;
 	v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -84,6 +108,10 @@ static int connect_to_port(uint16_t port)
 	int error = errno;
 	if (fd < 0)
 		fd = connect_to((struct sockaddr *)&v6, sizeof v6, deadline);
+	if (fd < 0 && wanted->address.s_addr) {
+		v4.sin_addr = wanted->address;
+		fd = connect_to((struct sockaddr *)&v4, sizeof v4, deadline);
+	}
 	if (fd >= 0)
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 	errno = error;
@@ -93,7 +121,7 @@ static int connect_to_port(uint16_t port)
 /* False when fd is broken. */
 static bool fill(struct way *way, int fd)
 {
-	ssize_t got = read(fd, way->held, sizeof way->held);
+	ssize_t got = read(fd, way->held, HELD_BYTES);
 	if (got < 0)
 		return errno == EAGAIN || errno == EINTR;
 	way->start = 0;
@@ -112,7 +140,7 @@ static bool drain(struct way *way, int fd)
 	return true;
 }
 
-static short wanted(const struct way *from, const struct way *to)
+static short wanted_of(const struct way *from, const struct way *to)
 {
 	return (short)((from->length || from->ended ? 0 : POLLIN) | (to->length ? POLLOUT : 0));
 }
@@ -123,8 +151,8 @@ static void relay(int host, int port, struct way *in, struct way *out)
 	while (!out->ended || out->length) {
 		/* A host that has ended is still looked at, so that one which has gone is seen. */
 		struct pollfd pollers[] = {
-			{.fd = host, .events = wanted(in, out)},
-			{.fd = port, .events = wanted(out, in)},
+			{.fd = host, .events = wanted_of(in, out)},
+			{.fd = port, .events = wanted_of(out, in)},
 		};
 		for (int i = 0; i < 2; i++)
 			if (!pollers[i].events && (i == 1 || in->length))
@@ -152,12 +180,92 @@ static void relay(int host, int port, struct way *in, struct way *out)
 	}
 }
 
+/* As fill, and what was read becomes a frame; the end an empty one. */
+static bool fill_frame(struct way *way, int port)
+{
+	ssize_t got = read(port, way->held + WIRE_HEADER_BYTES, HELD_BYTES);
+	if (got < 0)
+		return errno == EAGAIN || errno == EINTR;
+	frame_header(way->held, FRAME_FORWARD_DATA, (uint32_t)got);
+	way->start = 0;
+	way->length = WIRE_HEADER_BYTES + (size_t)got;
+	way->ended = got == 0;
+	return true;
+}
+
+/* As fill, of the host's frames: a piece of a payload, or one on the way to it. False as well when the host has
+ * gone, and when it says something else. */
+static bool fill_payload(struct way *way, int host)
+{
+	uint8_t *into = way->left ? way->held : way->header + way->have;
+	size_t room = way->left ? way->left : sizeof way->header - way->have;
+	ssize_t got = read(host, into, room < HELD_BYTES ? room : HELD_BYTES);
+	if (got < 0)
+		return errno == EAGAIN || errno == EINTR;
+	if (got == 0 || way->ended)
+		return false;
+	if (way->left) {
+		way->left -= (uint32_t)got;
+		way->start = 0;
+		way->length = way->deaf ? 0 : (size_t)got;
+		return true;
+	}
+	way->have += (size_t)got;
+	if (way->have < sizeof way->header)
+		return true;
+	way->have = 0;
+	way->left = frame_length(way->header);
+	way->ended = !way->left;
+	return way->header[4] == FRAME_FORWARD_DATA && way->left <= WIRE_MAX_PAYLOAD;
+}
+
+static bool finished(const struct way *way)
+{
+	return way->deaf || (way->ended && !way->length);
+}
+
+static void relay_frames(int host, int port, struct way *in, struct way *out)
+{
+	bool told = false;
+	while (!finished(in) || !finished(out)) {
+		/* The host is read behind its end, too: there is nothing but its going. */
+		struct pollfd pollers[] = {
+			{.fd = host, .events = (short)((in->length ? 0 : POLLIN) | (out->length ? POLLOUT : 0))},
+			{.fd = port, .events = wanted_of(out, in)},
+		};
+		for (int i = 0; i < 2; i++)
+			if (!pollers[i].events)
+				pollers[i].fd = -1;
+		if (poll(pollers, 2, -1) < 0) {
+			if (errno == EINTR)
+				continue;
+			return;
+		}
+		const short gone = POLLHUP | POLLERR | POLLNVAL;
+		if (pollers[0].events & POLLOUT && pollers[0].revents & (POLLOUT | gone) && !drain(out, host))
+			return;
+		if (pollers[0].events & POLLIN && pollers[0].revents & (POLLIN | gone) && !fill_payload(in, host))
+			return;
+		if (pollers[1].events & POLLOUT && pollers[1].revents & (POLLOUT | gone) && !drain(in, port)) {
+			/* It closed before it was told all; what it said is still for the host. */
+			in->deaf = true;
+			in->length = 0;
+		}
+		if (pollers[1].events & POLLIN && pollers[1].revents & (POLLIN | gone) && !fill_frame(out, port))
+			return;
+		if (in->ended && !in->length && !told) {
+			told = true;
+			shutdown(port, SHUT_WR);
+		}
+	}
+}
+
 void request_forward(int fd, const struct frame *request)
 {
 	struct builder nothing = {0};
 	char message[128];
-	uint16_t port;
-	if (!take_port(request, &port)) {
+	struct wanted wanted;
+	if (!take_wanted(request, &wanted)) {
 		reply_error(fd, "bad_request", "malformed FORWARD", 0);
 		return;
 	}
@@ -165,10 +273,10 @@ void request_forward(int fd, const struct frame *request)
 		reply_error(fd, "busy", "the guest has no root yet", 0);
 		return;
 	}
-	int connected = connect_to_port(port);
+	int connected = connect_to_port(&wanted);
 	if (connected < 0) {
 		int error = errno;
-		format_text(message, sizeof message, "port %u: %s", (unsigned)port, strerror(error));
+		format_text(message, sizeof message, "port %u: %s", (unsigned)wanted.port, strerror(error));
 		reply_error(fd, "refused", message, error);
 		return;
 	}
@@ -177,7 +285,10 @@ void request_forward(int fd, const struct frame *request)
 		reply_error(fd, "failed", "no memory", ENOMEM);
 	} else {
 		reply_ok(fd, &nothing);
-		relay(fd, connected, &ways[0], &ways[1]);
+		if (wanted.frames)
+			relay_frames(fd, connected, &ways[0], &ways[1]);
+		else
+			relay(fd, connected, &ways[0], &ways[1]);
 		/* Both halves: a monitor may not pass a half on. What was sent before arrives. */
 		shutdown(fd, SHUT_RDWR);
 	}

@@ -29,6 +29,7 @@
 #define FRAME_PORTS 0x15
 #define FRAME_PORT 0x16
 #define FRAME_FORWARD 0x18
+#define FRAME_FORWARD_DATA 0x19
 #define FRAME_STDIN 0x20
 #define FRAME_STDOUT 0x21
 #define FRAME_STDERR 0x22
@@ -95,6 +96,9 @@
 #define WIRE_MAX_PORTS 512
 
 #define FORWARD_PORT 1
+#define FORWARD_ADDRESS 2
+#define FORWARD_FLAGS 3
+#define FORWARD_FLAG_FRAMES 1
 
 /* Sessions. The fields of all their frames, and of a session's record, share one numbering. */
 #define WIRE_MAX_SESSIONS 1024
