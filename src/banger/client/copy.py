@@ -15,6 +15,7 @@ from typing import NamedTuple
 from banger.client.client import Client
 from banger.client.copystream import CopyStream, Tick
 from banger.client.guest import connect_agent
+from banger.client.streams import Output
 from banger.errors import BangerError, ErrorCode
 from banger.guest import wire
 
@@ -103,7 +104,11 @@ def unpack_in(
     flags = wire.COPY_FLAG_ARCHIVE | (wire.COPY_FLAG_OWNERS if owners else 0)
     with _connected(client, reference, tick) as stream:
         stream.begin(wire.FRAME_COPY_IN, _guest_path(destination), flags=flags)
-        while piece := os.read(descriptor, ARCHIVE_PIECE):
+        while True:
+            stream.wait_for_source(descriptor)
+            piece = os.read(descriptor, ARCHIVE_PIECE)
+            if not piece:
+                break
             stream.send(piece)
         stream.finish()
         return _copied(stream, 0)
@@ -122,9 +127,13 @@ def pack_out(
     flags = wire.COPY_FLAG_EXACT_TIMES | (wire.COPY_FLAG_FOLLOW if follow else 0)
     with _connected(client, reference, tick) as stream:
         stream.begin(wire.FRAME_COPY_OUT, _guest_path(source), name=_base_name(source), flags=flags)
-        while stream.fill(1):
-            while stream.start < stream.end:
-                stream.start += os.write(descriptor, stream.view[stream.start : stream.end])
+        output = Output(descriptor)
+        try:
+            while stream.fill(1):
+                stream.write_all(output, stream.view[stream.start : stream.end])
+                stream.start = stream.end
+        finally:
+            output.close()
         return _copied(stream, 0)
 
 

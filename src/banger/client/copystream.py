@@ -2,10 +2,13 @@
 
 Used by client/copy*.py only. Each wait for the guest has a deadline; what comes from it is bounded by the
 protocol and by fixed buffers. Closing it in the middle makes the agent remove what it has begun.
+No wait sleeps longer than SLICE_S: a signal just before a system call does not end that call, and its
+handler runs when the call returns.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import time
@@ -14,7 +17,7 @@ from typing import NoReturn
 
 from banger.client.errors import GuestUnreachable
 from banger.client.guest import AgentConnection
-from banger.client.streams import hang_up
+from banger.client.streams import Output, hang_up
 from banger.errors import BangerError, ErrorCode
 from banger.guest import wire
 
@@ -22,6 +25,7 @@ FEATURE = "copy"
 START_TIMEOUT_S = 60.0
 STALL_TIMEOUT_S = 120.0
 """Nothing read and nothing taken for so long: a guest that writes to a slow disk still does something."""
+SLICE_S = 1.0
 BUFFER = 2 * wire.WIRE_MAX_COPY_PAYLOAD
 MAX_NOTES = 32
 _ENOENT, _ENOSPC, _EDQUOT = 2, 28, 122
@@ -81,6 +85,30 @@ class CopyStream:
                     "this guest's agent is older than copies",
                     hint="banger vm restart gives it a new one",
                 )
+
+    # our own streams
+
+    def wait_for_source(self, descriptor: int) -> None:
+        """Until it can be read, however long that is. The agent's error and its end are heard meanwhile."""
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        poll.register(self._socket, select.POLLIN)
+        while True:
+            ready = dict(poll.poll(0 if self._early else 1000 * SLICE_S))
+            if descriptor in ready:
+                return
+            if ready or self._early:
+                self._read_frame(time.monotonic() + STALL_TIMEOUT_S)
+
+    @staticmethod
+    def write_all(output: Output, data: memoryview) -> None:
+        """However long the reader takes. Raises BrokenPipeError when there is none, and NO_SPACE."""
+        output.queue += data
+        poll = select.poll()
+        poll.register(output.fd, select.POLLOUT)
+        while output.queue:
+            if poll.poll(1000 * SLICE_S) and not output.write():
+                raise BrokenPipeError(errno.EPIPE, "nobody reads what is copied")
 
     # coming
 
@@ -239,10 +267,12 @@ class CopyStream:
 
     def _wait(self, events: int, deadline: float) -> int:
         self._poll.register(self._socket, events)
-        ready = self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
-        if not ready:
-            raise GuestUnreachable("the guest stands still: the copy was given up")
-        return ready[0][1]
+        while True:
+            rest = deadline - time.monotonic()
+            if ready := self._poll.poll(1000 * min(SLICE_S, max(0.0, rest))):
+                return ready[0][1]
+            if rest <= 0:
+                raise GuestUnreachable("the guest stands still: the copy was given up")
 
     def _wait_to_send(self) -> None:
         if self._wait(select.POLLIN | select.POLLOUT, time.monotonic() + STALL_TIMEOUT_S) & select.POLLIN:

@@ -1,20 +1,24 @@
 """Our own standard streams while a guest's command has them: written without ever blocking.
 
 A descriptor is shared with whoever started us, so O_NONBLOCK must not be set on it. A pipe or a terminal
-is opened once more, for a description of our own; a socket has a flag for it. Used by client/guest.py.
+is opened once more, for a description of our own; a socket has a flag for it. Used by client/exchange.py
+and client/copystream.py.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
 import time
 from contextlib import suppress
 
+from banger.errors import BangerError, ErrorCode
+
 PIPE_PIECE = 4096  # PIPE_BUF: what a pipe that polls writable takes without blocking (pipe(7))
 PIECE = 64 << 10
-
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 HANG_UP_S = 1.0
 
@@ -45,7 +49,7 @@ class Output:
         self._piece = 0
 
     def write(self) -> bool:
-        """As much of the queue as is taken at once; False when nobody reads any more."""
+        """As much of the queue as is taken at once; False when nobody reads any more. NO_SPACE."""
         try:
             if not self._piece:
                 self._open()
@@ -53,8 +57,10 @@ class Output:
                 written = self._write(piece)
         except BlockingIOError:
             return True
-        except OSError:  # closed by the other end, or never open
-            return False
+        except OSError as error:
+            if error.errno in FULL:
+                raise BangerError(ErrorCode.NO_SPACE, f"our output: {error.strerror}") from error
+            return False  # closed by the other end, or never open
         del self.queue[:written]
         return True
 
