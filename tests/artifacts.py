@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from banger.config.instance import ensure_folders
 from banger.config.paths import Paths, resolve_paths
 from banger.config.settings import Settings
@@ -106,6 +108,11 @@ class MemoryImages:
 
     async def put(self, image: Image) -> None:
         self._images[image.id] = image
+
+    async def seeded(self, image_id: str, *, path: str, fingerprint: str) -> None:
+        self._images[image_id] = msgspec.structs.replace(
+            self._images[image_id], work_seed_path=path, seeded_ssh_public_key_fingerprint=fingerprint
+        )
 
     async def delete(self, image_id: str) -> bool:
         return self._images.pop(image_id, None) is not None

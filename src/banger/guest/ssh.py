@@ -7,7 +7,9 @@ crash leaves no key or a whole one, whose public half can be had from it.
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import os
 import secrets
 from pathlib import Path
@@ -43,6 +45,16 @@ def read_host_key(vm_dir: str) -> str:
         return Path(f"{vm_dir}/{HOST_KEY_FILE}.pub").read_text("ascii").strip()
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+def fingerprint(public_key: str) -> str:
+    """Of a public key's line, as ssh-keygen -l shows it: `SHA256:…`; "" for what is none."""
+    words = public_key.split()
+    try:
+        blob = base64.b64decode(words[1], validate=True)
+    except (IndexError, ValueError):
+        return ""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
 
 
 async def _ensure(private_path: str, *, comment: str) -> KeyPair:

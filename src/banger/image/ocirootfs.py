@@ -20,7 +20,6 @@ from banger.image.layertree import Inode, new_folder
 from banger.image.oci.blobs import in_thread
 from banger.image.oci.manifest import Layer
 from banger.image.rootfs import WORK_ROOT, Modules, TreeFile
-from banger.image.seeds import MAX_SEED
 from banger.image.tarheaders import FILE, SYMLINK, BadTar
 from banger.image.treetar import Measure, write_tree
 from banger.model.progress import Progress, ProgressEvent, no_progress
@@ -129,11 +128,7 @@ def _split_home(flat: FlatTree, seed: Path) -> None:
     if home is None or home is tree.root:
         home = new_folder(tree.layer, 0o700)
     with seed.open("wb") as out:
-        length = write_tree(home, out)
-    if length > MAX_SEED:
-        raise invalid(
-            f"the image's /root has {length >> 20} MiB; a work disk begins with {MAX_SEED >> 20} at most"
-        )
+        write_tree(home, out)
     home.children = {}
 
 

@@ -20,6 +20,7 @@ from banger.errors import BangerError, ErrorCode
 from banger.image import published
 from banger.image.errors import from_os_error
 from banger.image.kernel import INITRD, MODULES, VMLINUX, write_kernel
+from banger.image.seeds import copy_home
 from banger.image.staging import publish, remove_tree, require_space
 from banger.model.ids import new_image_id
 from banger.model.names import validate_name
@@ -79,7 +80,8 @@ async def promote(root: Path, image: Image, *, progress: Progress) -> Image:
         argv = ["cp", "--sparse=always", "--reflink=auto", "--", image.rootfs_path, str(target)]
         await run(argv, timeout_s=_COPY_TIMEOUT_S)
         target.chmod(0o444)
-        made = await asyncio.to_thread(_copy_others, image, staging)
+        seeded = await asyncio.to_thread(copy_home, staging / published.WORK_SEED, target)
+        made = await asyncio.to_thread(_copy_others, image, staging, seeded=seeded)
         await asyncio.to_thread(publish, staging, root / image.id)
     except OSError as error:
         raise from_os_error(error, f"promoting {image.name}") from error
@@ -90,7 +92,7 @@ async def promote(root: Path, image: Image, *, progress: Progress) -> Image:
     return found
 
 
-def _copy_others(image: Image, staging: Path) -> Image:
+def _copy_others(image: Image, staging: Path, *, seeded: bool) -> Image:
     vmlinux = Path(image.kernel_path).read_bytes()
     record = Kernel(
         name=image.name,
@@ -116,6 +118,8 @@ def _copy_others(image: Image, staging: Path) -> Image:
         managed=True,
         updated_at=now(),
         rootfs_path=published.ROOTFS,
+        work_seed_path=published.WORK_SEED if seeded else "",
+        seeded_ssh_public_key_fingerprint="",
         kernel_path=VMLINUX,
         initrd_path=INITRD if image.initrd_path else "",
         modules_dir=MODULES if image.modules_dir else "",

@@ -32,6 +32,7 @@ from banger.image.published import ROOTFS, WORK_SEED, discard, find_published, r
 from banger.image.pulling import Puller, Wanted
 from banger.image.staging import exclusive, publish, remove_tree, require_space
 from banger.image.tools import ToolService
+from banger.image.workseeds import WorkSeeds
 from banger.model import references
 from banger.model.ids import new_image_id
 from banger.model.names import validate_name
@@ -56,6 +57,8 @@ class ImageStore(Protocol):
 
     async def put(self, image: Image) -> None: ...
 
+    async def seeded(self, image_id: str, *, path: str, fingerprint: str) -> None: ...
+
     async def delete(self, image_id: str) -> bool:
         """False when there was none; IN_USE when VMs have it."""
         ...
@@ -79,6 +82,7 @@ class ImageService:
         self._store = store
         self._kernels = kernels
         self._tools = tools
+        self.seeds = WorkSeeds(self._root, store)
         self._making_initramfs = OrderedLock(Rank.LEAF, "initramfs")
         self._cache = BlobCache(Path(paths.cache_dir, "blobs"))
         self._puller = Puller(
@@ -145,7 +149,8 @@ class ImageService:
         await asyncio.to_thread(_make_folder, self._root)
         async with exclusive(self._root / f".lock-{name}"):
             await self._store.put(image)
-        return image
+        await self.seeds.ensure(image, key="", files=())
+        return self.get(image.id)
 
     async def promote(self, reference: str, progress: Progress = no_progress) -> Image:
         """Copy an unmanaged image's files in; one that is managed is answered as it is."""
@@ -169,6 +174,7 @@ class ImageService:
             if not await self._store.delete(image.id):
                 raise not_found(f"no image {image.name}: it was deleted meanwhile")
             await asyncio.to_thread(self._discard, image)
+        await self.seeds.sweep()
         return image
 
     def _discard(self, image: Image) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sqlite3
 
+import msgspec
+
 from banger.errors import ErrorCode
 from banger.model.records import Image
 from banger.store.codec import json_part, json_text
@@ -55,6 +57,20 @@ class ImageTable:
                 ) from error
 
         await self._database.write(put)
+
+    async def seeded(self, image_id: str, *, path: str, fingerprint: str) -> None:
+        """Note where an image's work seed is and whose key it has; nothing else of it changes. No image,
+        no error."""
+
+        def seeded(connection: sqlite3.Connection) -> None:
+            rows = connection.execute(f"{_SELECT} WHERE id = ?", (image_id,)).fetchall()
+            for row in rows:
+                image = msgspec.structs.replace(
+                    _image(row), work_seed_path=path, seeded_ssh_public_key_fingerprint=fingerprint
+                )
+                connection.execute("UPDATE images SET record = ? WHERE id = ?", (json_text(image), image_id))
+
+        await self._database.write(seeded)
 
     async def delete(self, image_id: str) -> bool:
         """False when there was none. IN_USE, with the VMs' names in data["vms"], when VMs have it."""

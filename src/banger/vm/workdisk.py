@@ -1,7 +1,8 @@
 """The work disk as a capability: /root of the guest, made once at its final size, kept over stop and start.
 
-Owns VM_DIR/work.ext4. Seeded from the image's work seed, with banger's public key authorised. Written to
-a temporary name and renamed, so that a crash leaves either no disk or a whole one.
+Owns VM_DIR/work.ext4. Made from the image's work seed, in which the public half of ssh_key_path's key as it
+is now is authorised. Written to a temporary name and renamed, so that a crash leaves either no disk or a
+whole one.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 
 from banger.errors import BangerError, ErrorCode
-from banger.guest.ssh import ensure_user_key
+from banger.guest.ssh import ensure_user_key, fingerprint
 from banger.image.initramfs import GuestFile
 from banger.image.seeds import make_work_disk
 from banger.image.service import ImageService
@@ -47,9 +48,8 @@ class WorkDisk(Capability):
             GuestFile(path=".ssh/authorized_keys", mode=0o600, content=f"{key.public_key}\n".encode()),
             GuestFile(path=".hushlogin", mode=0o644, content=b""),
         ]
-        await make_work_disk(
-            path, size_bytes=wanted, seed=image.work_seed_path or None, files=files, programs=programs
-        )
+        seed = await self._images.seeds.ensure(image, key=fingerprint(key.public_key), files=files)
+        await make_work_disk(path, size_bytes=wanted, seed=seed, programs=programs)
 
     def contribute_machine(self, record: VMRecord) -> Contribution:
         return Contribution(drives=(Drive(drive_id="work", path=WORK_DISK),))

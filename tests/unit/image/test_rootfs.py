@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from banger.errors import BangerError
-from banger.image import catalog, debian, rootfs, seeds, sources
-from banger.image.initramfs import GuestFile
+from banger.image import catalog, debian, rootfs, sources
 from banger.image.rootfs import TreeFile
 from banger.system.ext4 import XAttr
 
@@ -170,43 +169,6 @@ def test_any_bytes_are_a_clear_error(tmp_path_factory: pytest.TempPathFactory, d
         rootfs.rewrite(io.BytesIO(data), base / "r", base / "s")
     except BangerError:
         pass
-
-
-def test_work_disk_content(tmp_path: Path) -> None:
-    seed = tmp_path / "seed.tar"
-    seed.write_bytes(
-        tar(
-            member("./.bashrc", b"old", uid=1000, mode=0o600),
-            member("./.profile", b"p", uid=1000, gid=1000, mode=0o640),
-            folder("./.ssh", 0o711),
-            member("./l", type=tarfile.SYMTYPE, linkname="/etc/x"),
-            member("./dev", type=tarfile.CHRTYPE),
-        ).getvalue()
-    )
-    files = [
-        GuestFile(path=".bashrc", content=b"new"),
-        GuestFile(path=".ssh/authorized_keys", content=b"key", mode=0o600),
-        GuestFile(path=".config/a/b", content=b"c"),
-    ]
-    out = tmp_path / "out.tar"
-    out.write_bytes(seeds.work_tar(seed, files))
-    found = read(out)
-    assert all((info.uid, info.gid) == (0, 0) for info, _ in found.values())
-    assert found["./.profile"][0].mode == 0o640
-    assert found["./.bashrc"][1] == b"new"
-    assert found["./.ssh"][0].mode == 0o711  # the seed's own
-    assert found["./.ssh/authorized_keys"][0].mode == 0o600
-    assert found["./.config/a"][0].mode == 0o755
-    assert found["./l"][0].linkname == "/etc/x"
-    assert "./dev" not in found
-    out.write_bytes(seeds.work_tar(None, files))
-    assert read(out)["./.ssh"][0].mode == 0o700
-
-
-@pytest.mark.parametrize("path", ["", "..", "../x", "a/../../b"])
-def test_work_files_stay_below_their_folder(path: str) -> None:
-    with pytest.raises(BangerError):
-        seeds.work_tar(None, [GuestFile(path=path, content=b"")])
 
 
 def test_the_recipe_needs_no_chroot_and_keeps_secrets_out() -> None:
