@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from banger.api.replies import CachePruned, CatalogKernel, KernelCatalog
+from banger.api.replies import CachePruned, CatalogImage, CatalogKernel, ImageCatalog, KernelCatalog
 from banger.api.requests import CreateVM, ImportKernel, KillVM, PullImage, RegisterImage, SetVM
 from banger.config.paths import Paths
 from banger.config.settings import Settings
@@ -261,6 +261,19 @@ class FakeImages:
 
     def list(self) -> Sequence[Image]:
         return self.images
+
+    def catalog(self) -> ImageCatalog:
+        def entry(name: str, *, kind: str, source: str) -> CatalogImage:
+            here = any(image.name == name for image in self.images)
+            return CatalogImage(name=name, kind=kind, source=source, description=f"{name} it is", here=here)
+
+        pinned = f"example.org/team/tools@sha256:{'ab' * 32}"
+        return ImageCatalog(
+            images=(
+                entry("debian-bookworm", kind="debian", source="bookworm"),
+                entry("tools", kind="oci", source=pinned),
+            )
+        )
 
     def resolve(self, reference: str) -> Image:
         found = resolve(reference, [(image.id, image.name) for image in self.images], what="image")

@@ -80,6 +80,22 @@ class ImageList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CachePruned(msgspec.Struct, frozen=True, kw_only=True):
+class CatalogImage(msgspec.Struct, frozen=True, kw_only=True):
+    """kind: `debian` or `oci`. source: the release, or the reference with its digest."""
+
+    name: str
+    kind: str
+    source: str
+    description: str
+    here: bool
+
+
+class ImageCatalog(msgspec.Struct, frozen=True, kw_only=True):
+    """What `image pull NAME` knows how to get: what is built in, and what the configuration adds."""
+
+    images: tuple[CatalogImage, ...]
+
+
     """What went from the cache of layers, or, in a dry run, would go."""
 
     blobs: int

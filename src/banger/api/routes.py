@@ -259,6 +259,14 @@ ROUTES: tuple[Route, ...] = (
         doc="Every image on this host.",
     ),
     Route(
+        name="image.catalog",
+        method="GET",
+        path="/v1/catalog/images",
+        kind=Kind.RESULT,
+        reply=replies.ImageCatalog,
+        doc="The images that can be pulled by name: those built in, and those of the configuration.",
+    ),
+    Route(
         name="image.show",
         method="GET",
         path="/v1/images/{image}",

@@ -17,7 +17,7 @@ image = LazyGroup(
     "image",
     help="What VMs are made from.",
     lazy={
-        "list": ("banger.cli.image:list_command", "List the images on this host."),
+        "list": ("banger.cli.image:list_command", "List the images on this host, or those to be had."),
         "show": ("banger.cli.image:show", "All about one image."),
         "pull": ("banger.cli.image_pull:pull", "Get an image from the catalog, a registry or a file."),
         "register": ("banger.cli.image_own:register", "An image of files of your own, where they lie."),
@@ -32,11 +32,17 @@ def _size(size: int) -> str:
     return f"{size // MIB}M" if size else ""
 
 
-@click.command("list", help="List the images on this host.")
+@click.command("list", help="List the images on this host, or with --available those of the catalog.")
 @click.option("-q", "ids", is_flag=True, help="Ids only.")
+@click.option("--available", is_flag=True, help="Those that `image pull NAME` gets.")
 @json_option
-def list_command(ids: bool, as_json: bool) -> None:
+def list_command(ids: bool, available: bool, as_json: bool) -> None:
+    if ids and available:
+        raise click.UsageError("-q is for ids, which images have once they are here: leave out --available")
     with Client() as client:
+        if available:
+            _print_catalog(client, as_json)
+            return
         images = client.list_images()
     if as_json:
         print_json(images)
@@ -56,6 +62,23 @@ def list_command(ids: bool, as_json: bool) -> None:
         for one in images
     ]
     print_table(("ID", "NAME", "MANAGED", "SIZE", "CREATED"), rows)
+
+
+def _print_catalog(client: Client, as_json: bool) -> None:
+    entries = client.image_catalog()
+    if as_json:
+        print_json(entries)
+        return
+    rows = [
+        [
+            one["name"],
+            "yes" if one["here"] else "no",
+            f"debian {one['source']}" if one["kind"] == "debian" else one["source"],
+            one["description"],
+        ]
+        for one in entries
+    ]
+    print_table(("NAME", "HERE", "FROM", "DESCRIPTION"), rows)
 
 
 @click.command("show", help="All about one image.")

@@ -9,7 +9,7 @@ import click
 
 from banger.cli.boot import Interrupted, boot, interruptible, uninterrupted
 from banger.cli.escape import safe
-from banger.cli.options import DISK, NAME, json_option, quiet_option
+from banger.cli.options import DISK, NAME, complete_pullable, json_option, quiet_option
 from banger.cli.progress import Progress
 from banger.cli.render import out, print_json
 from banger.client.client import Client
@@ -29,7 +29,9 @@ from banger.errors import BangerError, ErrorCode
     Logins are those of docker and podman. What is here already is not brought again.
     """,
 )
-@click.argument("reference", metavar="[NAME|REFERENCE]", required=False, default="")
+@click.argument(
+    "reference", metavar="[NAME|REFERENCE]", required=False, default="", shell_complete=complete_pullable
+)
 @click.option("--name", type=NAME, help="Its name here; made from the reference when left out.")
 @click.option("--size", type=DISK, help="Of its root file system; its content's and half again, at least 1G.")
 @click.option("--kernel", default="", metavar="KERNEL", help="What it boots; the default one when left out.")
@@ -94,7 +96,9 @@ def boot_pulled(client: Client, fields: dict[str, Any], progress: Progress) -> d
     try:
         return boot(client, fields, progress)
     except BangerError as error:
-        if error.code is not ErrorCode.NOT_FOUND or not error.data.get("image"):
+        # the daemon pulls what the catalog has, but knows no login
+        wants_login = error.code is ErrorCode.PERMISSION_DENIED
+        if not (wants_login or error.code is ErrorCode.NOT_FOUND) or not error.data.get("image"):
             raise
     image = pull_image(client, {"reference": fields["image"]}, progress)
     return boot(client, {**fields, "image": image["id"]}, progress)

@@ -101,6 +101,21 @@ def complete_image(_ctx: click.Context, _param: click.Parameter, incomplete: str
     return _names(lambda client: client.list_images(), incomplete)
 
 
+def complete_pullable(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What the catalog has."""
+    return _names(lambda client: client.image_catalog(), incomplete)
+
+
+def complete_any_image(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The images that are here, and what the catalog has beside them."""
+
+    def listing(client: Any) -> list[dict[str, str]]:
+        names = {one["name"] for one in [*client.list_images(), *client.image_catalog()]}
+        return [{"name": name} for name in sorted(names)]
+
+    return _names(listing, incomplete)
+
+
 vm_argument = click.argument("vm", metavar="VM", shell_complete=complete_vm)
 vms_argument = click.argument("vms", metavar="VM...", nargs=-1, required=True, shell_complete=complete_vm)
 
@@ -110,7 +125,9 @@ def sizing_options(command: F) -> F:
     for option in reversed(
         (
             click.option("--name", type=NAME, help="The VM's name; a readable one is made up when left out."),
-            click.option("--image", default="", shell_complete=complete_image, help="What it is made from."),
+            click.option(
+                "--image", default="", shell_complete=complete_any_image, help="What it is made from."
+            ),
             click.option("--vcpu", type=VCPU, help="Virtual CPUs."),
             click.option("--memory", type=MEMORY, help="Such as 512M or 2G; at least 128M."),
             click.option("--disk-size", type=DISK, help="The work disk, at /root."),

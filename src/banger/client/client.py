@@ -167,6 +167,10 @@ class Client:
         images: list[shapes.Image] = self._get("/v1/images")["images"]
         return images
 
+    def image_catalog(self) -> list[shapes.CatalogImage]:
+        images: list[shapes.CatalogImage] = self._get("/v1/catalog/images")["images"]
+        return images
+
     def show_image(self, reference: str) -> shapes.Image:
         return self._get(f"/v1/images/{quote(reference)}")  # type: ignore[return-value]
 

@@ -201,6 +201,14 @@ class Image(ImageRequired, total=False):
     user: str
 
 
+class CatalogImage(TypedDict):
+    name: str
+    kind: str
+    source: str
+    description: str
+    here: bool
+
+
 class CachePruned(TypedDict):
     blobs: int
     freed_bytes: int

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from banger.config.errors import Fault
 from banger.errors import BangerError
 from banger.model.durations import format_duration, parse_duration
+from banger.model.names import name_fault
 from banger.model.sizes import MIB, check_memory_mib, check_vcpu_count, parse_disk_size
 
 Check = Callable[[object, str], object]
@@ -27,6 +28,11 @@ MAX_TEXT = 4096
 MIN_POLL_S = 0.1
 _BRIDGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")  # 15: the kernel's IFNAMSIZ less its end
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\]")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_REPOSITORY = re.compile(
+    r"(?:(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?/)?"  # the registry
+    r"[a-z0-9]+(?:(?:\.|_|__|-+|/)[a-z0-9]+)*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
+)
 _MODE = re.compile(r"(?:0o)?[0-7]{3,4}")
 _TYPES = {
     bool: "true or false",
@@ -259,6 +265,29 @@ def image_name(value: object, _home: str) -> str:
     if not name or not name.isascii() or " " in name or name.startswith("-"):
         raise Fault(f"{_shown(name)} is not the name of an image", "`banger image list` shows them")
     return name
+
+
+def catalog_name(value: object, _home: str) -> str:
+    """What `image pull` and `vm run --image` call it, and the image's name here."""
+    name = text(value)
+    fault = name_fault(name)
+    if fault:
+        raise Fault(fault, "a name is 1 to 63 of a-z, 0-9 and -, and neither begins nor ends with -")
+    return name
+
+
+def pinned_reference(value: object, _home: str) -> str:
+    """An image's reference with its digest, which alone says what is meant; the image room reads the rest."""
+    reference = text(value)
+    name, _, digest = reference.partition("@")
+    if not _DIGEST.fullmatch(digest):
+        raise Fault(
+            f"{_shown(reference)} does not end in @sha256: and 64 hex digits",
+            "an image of the catalog is pinned by its digest: `banger image show` and docker have it",
+        )
+    if not _REPOSITORY.fullmatch(name):
+        raise Fault(f"{_shown(name)} is not an image reference", "for example registry.example.org/team/app")
+    return reference
 
 
 def optional_url(value: object, _home: str) -> str:

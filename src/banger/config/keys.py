@@ -244,6 +244,28 @@ TABLES: tuple[Table, ...] = (
         ),
     ),
     Table(
+        "catalog",
+        "catalog",
+        True,
+        "Images of a registry that have a name here, beside those of the built-in catalog: "
+        "`image list --available` has them, `image pull NAME` and `vm run --image NAME` get them. "
+        "One with a built-in name takes its place.",
+        (
+            Key("name", "name", checks.catalog_name, "name", "required", "What it is called.", True),
+            Key(
+                "reference",
+                "reference",
+                checks.pinned_reference,
+                "reference@sha256:…",
+                "required",
+                "As docker names it, pinned by its digest. Another digest later is another image: "
+                "the next pull gets it.",
+                True,
+            ),
+            Key("description", "description", checks.text, "text", "none", "What the list says of it."),
+        ),
+    ),
+    Table(
         "file_sync",
         "file_sync",
         True,

@@ -24,6 +24,14 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
     mirror: str = ""
 
 
+class CatalogImage(msgspec.Struct, frozen=True, kw_only=True):
+    """An image of the user's catalog. reference: of a registry, with the digest that it is."""
+
+    name: str
+    reference: str
+    description: str = ""
+
+
 class FileSync(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     guest: str
@@ -57,4 +65,5 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     debian_mirror: str = ""
     vm_defaults: VMDefaults = VMDefaults()
     registries: tuple[Registry, ...] = ()
+    catalog: tuple[CatalogImage, ...] = ()
     file_sync: tuple[FileSync, ...] = ()

@@ -164,6 +164,7 @@ class _Reader:
         by_name = {table.name: table for table in TABLES}
         columns = {
             ("registry", "host"): [registry.host for registry in settings.registries],
+            ("catalog", "name"): [entry.name for entry in settings.catalog],
             ("file_sync", "guest"): [entry.guest for entry in settings.file_sync],
         }
         for (name, key), found in columns.items():

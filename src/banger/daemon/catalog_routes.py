@@ -15,6 +15,10 @@ async def list_images(request: web.Request) -> web.StreamResponse:
     return answer(ImageList(images=tuple(daemon_of(request).services.images.list())))
 
 
+async def image_catalog(request: web.Request) -> web.StreamResponse:
+    return answer(daemon_of(request).services.images.catalog())
+
+
 async def show_image(request: web.Request) -> web.StreamResponse:
     return answer(daemon_of(request).services.images.resolve(request.match_info["image"]))
 
@@ -90,6 +94,7 @@ async def remove_kernel(request: web.Request) -> web.StreamResponse:
 
 HANDLERS: dict[str, Handler] = {
     "image.list": list_images,
+    "image.catalog": image_catalog,
     "image.show": show_image,
     "image.pull": pull_image,
     "image.register": register_image,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from banger.api.replies import CachePruned, CatalogKernel, KernelCatalog
+from banger.api.replies import CachePruned, CatalogImage, CatalogKernel, ImageCatalog, KernelCatalog
 from banger.api.requests import ImportKernel, PullImage, RegisterImage
 from banger.config.instance import instance_id
 from banger.config.paths import Paths
@@ -18,7 +19,7 @@ from banger.disk.strategies import RootDisks
 from banger.helper.inprocess import InProcessHelper
 from banger.helper.validate import MONITOR_PROGRAMS
 from banger.image import ownkernel
-from banger.image.catalog import KERNELS
+from banger.image.catalog import KERNELS, DebianImage
 from banger.image.kernel import KernelService
 from banger.image.oci.auth import Credential
 from banger.image.own import OwnFiles
@@ -56,6 +57,20 @@ class StoredImages:
 
     def resolve(self, reference: str) -> Image:
         return self._images.get(reference)
+    def catalog(self) -> ImageCatalog:
+        return ImageCatalog(
+            images=tuple(
+                CatalogImage(
+                    name=name,
+                    kind="debian" if isinstance(entry, DebianImage) else "oci",
+                    source=entry.suite if isinstance(entry, DebianImage) else entry.reference,
+                    description=entry.description,
+                    here=self._images.is_here(entry),
+                )
+                for name, entry in sorted(self._images.entries().items())
+            )
+        )
+
 
     async def pull(self, request: PullImage, progress: Progress) -> Image:
         return await self._images.pull(
@@ -214,8 +229,11 @@ async def compose(
     async def close() -> None:
         await background.close()
         await vms.close()
+    sweeping = asyncio.create_task(images.sweep(), name="sweep of images")
         await network.close()
         await helper.close()
+        sweeping.cancel()
+        await asyncio.gather(sweeping, return_exceptions=True)
         await database.close()
 
     try:

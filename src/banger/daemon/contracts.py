@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from banger.api.replies import CachePruned, KernelCatalog
+from banger.api.replies import CachePruned, ImageCatalog, KernelCatalog
 from banger.api.requests import CreateVM, ImportKernel, KillVM, PullImage, RegisterImage, SetVM
 from banger.model.guestview import GuestFigures, VMPorts
 from banger.model.progress import Progress
@@ -55,6 +55,8 @@ class VMs(Protocol):
 
 class Images(Protocol):
     def list(self) -> Sequence[Image]: ...
+
+    def catalog(self) -> ImageCatalog: ...
 
     def resolve(self, reference: str) -> Image:
         """Full id, else exact name, else unique id prefix; NOT_FOUND or AMBIGUOUS otherwise."""

@@ -28,6 +28,17 @@ class DebianImage:
 
 
 @dataclass(frozen=True, slots=True)
+class OciImage:
+    """An image of a registry. reference: with its digest, so that it is the same one for everybody."""
+
+    name: str
+    reference: str
+    description: str
+
+
+
+
+@dataclass(frozen=True, slots=True)
 class ToolPackage:
     """One .deb of a tool, and what is taken from it: clean paths below its root.
 

@@ -103,9 +103,15 @@ class Puller:
         self._programs = programs
         self._make_rootfs = make
 
-    async def pull(self, wanted: Wanted, *, access: Access, progress: Progress) -> Image:
+    async def pull(
+        self, wanted: Wanted, *, access: Access, follows: bool = False, progress: Progress
+    ) -> Image:
         """The image, as it is in the store. Raises what pull() and archive.load() raise, ALREADY_EXISTS for a
-        name that another image has, NO_SPACE, IMAGE_INVALID."""
+        name that another image has, NO_SPACE, IMAGE_INVALID.
+
+        follows: an image of the same repository gives its name to this one, whatever tag or digest it came by
+        (the catalog says another digest now).
+        """
         reference = None if wanted.file else parse_reference(wanted.reference)
         name = wanted.name or (ociimage.image_name(reference) if reference else _file_name(wanted.file))
         validate_name(name)
@@ -118,7 +124,7 @@ class Puller:
         ):
             current = await self._current(name)
             source = str(reference) if reference else f"{_BY_FILE}{os.path.basename(wanted.file)}"
-            if current is not None and (not current.oci_digest or current.oci_reference != source):
+            if current is not None and not _may_replace(current, source, reference if follows else None):
                 raise _taken(current, wanted)
             if current is not None and reference is not None:
                 pinned = await self._pinned(reference, access, progress)
@@ -265,6 +271,14 @@ def _file_name(path: str) -> str:
     """A name from an archive's: `app.tar` is app."""
     base = os.path.basename(path)
     for suffix in (".tar.gz", ".tar.zst", ".tgz", ".tar"):
+def _may_replace(current: Image, source: str, follows: Reference | None) -> bool:
+    """Whether what is from source may have the current image's name (from the same source it may be it)."""
+    if not current.oci_digest or follows is None or current.oci_reference.startswith(_BY_FILE):
+        return bool(current.oci_digest) and current.oci_reference == source
+    former = parse_reference(current.oci_reference)
+    return (former.registry, former.repository) == (follows.registry, follows.repository)
+
+
         base = base.removesuffix(suffix)
     return ociimage.as_name(base)
 

@@ -4,7 +4,8 @@ A managed image owns all it needs: `rootfs.ext4`, `work-seed.tar`, `vmlinux`, `m
 and `image.json` (its record with relative paths: an image published just before a crash, or brought
 along with a state folder, is taken into the store when it is asked for). Slow work happens in
 `.staging-<name>` and `.build-<name>` under the flock `.lock-<name>`; publication is one rename. A crash
-leaves these two, which the next try for that name removes. Called by the vm room and the daemon.
+leaves these two, which the next daemon, or the next try for that name, removes. Called by the vm room and
+the daemon.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from banger.config.paths import Paths
 from banger.config.settings import Settings
@@ -27,10 +30,11 @@ from banger.image.oci.auth import Credential
 from banger.image.oci.blobs import BlobCache, Pruned
 from banger.image.oci.endpoint import Access
 from banger.image.oci.reference import parse_reference
+from banger.image.ocirootfs import make_rootfs
 from banger.image.own import OwnFiles, promote, unmanaged
 from banger.image.published import ROOTFS, WORK_SEED, discard, find_published, read_image, write_record
-from banger.image.pulling import Puller, Wanted
-from banger.image.staging import exclusive, publish, remove_tree, require_space
+from banger.image.pulling import MakeRootfs, Puller, Wanted
+from banger.image.staging import exclusive, publish, remove_tree, require_space, sweep
 from banger.image.tools import ToolService
 from banger.image.workseeds import WorkSeeds
 from banger.model import references
@@ -75,9 +79,12 @@ class ImageService:
         store: ImageStore,
         kernels: KernelService,
         tools: ToolService,
+        make: MakeRootfs = make_rootfs,
     ) -> None:
+        """make: of OCI images; tests bring one that is quick."""
         self._root = Path(paths.images_dir)
         self._initramfs_dir = Path(paths.kernels_dir)
+        self._tools_dir = Path(paths.tools_dir)
         self._settings = settings
         self._store = store
         self._kernels = kernels
@@ -86,7 +93,7 @@ class ImageService:
         self._making_initramfs = OrderedLock(Rank.LEAF, "initramfs")
         self._cache = BlobCache(Path(paths.cache_dir, "blobs"))
         self._puller = Puller(
-            self._root, cache=self._cache, store=store, kernels=kernels, programs=self.e2fsprogs
+            self._root, cache=self._cache, store=store, kernels=kernels, programs=self.e2fsprogs, make=make
         )
 
     def list(self) -> Sequence[Image]:
@@ -116,7 +123,11 @@ class ImageService:
         except BangerError as error:
             if error.code is not ErrorCode.NOT_FOUND:
                 raise
-            image = await self._obtain(reference, catalog.IMAGES.get(reference), progress=progress)
+            entry = self.entries().get(reference)
+            if isinstance(entry, catalog.OciImage):
+                image = await self._pull_entry(entry, progress)
+            else:
+                image = await self._obtain(reference, entry, progress=progress)
         await asyncio.to_thread(_require_files, image)
         return image
 
@@ -129,10 +140,14 @@ class ImageService:
         """
         if wanted.size_bytes is not None:
             check_size(wanted.size_bytes, what="size", minimum=MIN_DISK)
-        entry = None if wanted.file else catalog.IMAGES.get(wanted.reference)
-        if entry is None:
+        entry = None if wanted.file else self.entries().get(wanted.reference)
+        if not isinstance(entry, catalog.DebianImage):
+            follows = entry is not None
+            if entry is not None:
+                name = wanted.name or entry.name
+                wanted = msgspec.structs.replace(wanted, reference=entry.reference, name=name)
             access = Access(credentials=dict(credentials), registries=self._settings.registries)
-            return await self._puller.pull(wanted, access=access, progress=progress)
+            return await self._puller.pull(wanted, access=access, follows=follows, progress=progress)
         entry = replace(
             entry,
             name=validate_name(wanted.name or entry.name),
@@ -142,6 +157,31 @@ class ImageService:
         image = self._store.by_name(entry.name) or await self._obtain(entry.name, entry, progress=progress)
         await asyncio.to_thread(_require_files, image)
         return image
+
+    async def _pull_entry(self, entry: catalog.OciImage, progress: Progress) -> Image:
+        """For a VM: with nobody's login. Where that will not do, the error names the image, as NOT_FOUND
+        does: whoever has a login may pull it."""
+        try:
+            return await self.pull(Wanted(reference=entry.name), credentials={}, progress=progress)
+        except BangerError as error:
+            if error.code is ErrorCode.PERMISSION_DENIED:
+                error.data.setdefault("image", entry.name)
+            raise
+
+    def entries(self) -> dict[str, catalog.ImageEntry]:
+        """What can be pulled by a name: what is built in, and before it what the configuration adds."""
+        added = {
+            entry.name: catalog.OciImage(entry.name, entry.reference, entry.description)
+            for entry in self._settings.catalog
+        }
+        return {**catalog.IMAGES, **added}
+
+    def is_here(self, entry: catalog.ImageEntry) -> bool:
+        """Whether the entry's name is an image here already, and of an OCI image the one that is meant."""
+        image = self._store.by_name(entry.name)
+        if image is None or isinstance(entry, catalog.DebianImage):
+            return image is not None
+        return parse_reference(entry.reference).digest in (image.oci_pinned, image.oci_digest)
 
     async def register(self, name: str, files: OwnFiles) -> Image:
         """An image of the user's own files, which stay where they are. ALREADY_EXISTS for a taken name."""
@@ -162,6 +202,11 @@ class ImageService:
             image = await promote(self._root, image, progress=progress)
             await self._store.put(image)
         return image
+
+    async def sweep(self) -> None:
+        """Remove what killed makers of images, kernels and tools have left. For the daemon's start."""
+        for folder in (self._root, self._initramfs_dir, self._tools_dir):
+            await sweep(folder, debian.remove_work)
 
     async def prune_cache(self, *, dry_run: bool = False) -> Pruned:
         """Remove what pulls have left in the cache; what one under way uses stays."""
@@ -202,7 +247,7 @@ class ImageService:
     async def _obtain(self, name: str, entry: catalog.DebianImage | None, *, progress: Progress) -> Image:
         """Take over an image that is published but not in the store, or build the catalog's."""
         if entry is None and not await asyncio.to_thread(find_published, self._root, name):
-            known = sorted({*catalog.IMAGES, *(image.name for image in self._store.list())})
+            known = sorted({*self.entries(), *(image.name for image in self._store.list())})
             raise not_found(
                 f"no image {name[:200]!a}, neither here nor in the catalog",
                 hint=f"there is {', '.join(known)}; banger image pull gets others",

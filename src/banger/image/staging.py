@@ -2,8 +2,8 @@
 
 Every artifact (kernel, image, tool) is made in `PARENT/.staging-<name>` under the flock
 `PARENT/.lock-<name>` and published by one rename. Whoever holds the lock may remove a staging
-folder of that name: its maker is dead. After a crash nothing but the staging folder is left, and the
-next try for that name removes it. Used by the image room only.
+folder of that name: its maker is dead. After a crash nothing but the staging folder is left, which the
+next daemon removes, or the next try for that name. Used by the image room only.
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from banger.errors import BangerError, ErrorCode
 from banger.image.errors import ImageError, from_os_error
 from banger.system.lockorder import Rank, drop, take
 
+log = logging.getLogger(__name__)
+
+LEFT_BY_MAKERS = (".staging-", ".build-", ".old-")
 LOCK_WAIT_S = 3600.0
 """How long one waits for another process that makes the same thing (an image takes minutes)."""
 _LOCK_LOOK_S = 0.1
@@ -75,6 +79,39 @@ async def _flock(lock: Path, *, timeout_s: float, waiting: Callable[[], None] | 
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+async def sweep(folder: Path, remove: Callable[[Path], Awaitable[None]]) -> list[str]:
+    """Remove what killed makers have left in a folder of artifacts; the names of what went.
+
+    remove: of one path. What has a maker that lives, in whatever process, is locked, and stays. What cannot
+    be removed stays, too, and is logged: the next try for that name says why.
+    """
+    gone: list[str] = []
+    for path in await asyncio.to_thread(_left_by_makers, folder):
+        kind, _, name = path.name[1:].partition("-")
+        try:
+            if kind == "old":  # moved aside to be removed: nobody goes back to it
+                await remove(path)
+            else:
+                async with exclusive(folder / f".lock-{name}", timeout_s=0):
+                    await remove(path)
+        except BangerError as error:
+            if error.code is not ErrorCode.BUSY:
+                log.warning("%s stays: %s", path, error.brief)
+        except OSError as error:
+            log.warning("%s stays: %s", path, error)
+        else:
+            log.info("removed %s, which a killed maker had left", path)
+            gone.append(path.name)
+    return gone
+
+
+def _left_by_makers(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.name.startswith(LEFT_BY_MAKERS))
+    except FileNotFoundError:
+        return []
 
 
 def remove_tree(path: Path) -> None:

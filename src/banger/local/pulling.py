@@ -11,6 +11,7 @@ import msgspec
 
 from banger.config.toml import load_settings
 from banger.errors import BangerError
+from banger.image.catalog import IMAGES
 from banger.image.oci.reference import parse_reference
 from banger.local import credentials
 
@@ -18,11 +19,15 @@ from banger.local import credentials
 def request_credentials(reference: str, config_file: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     """(the request's `credentials`, a line each on what could not be used). Blocking: helpers may ask.
 
-    Nothing for what is no reference (a name of the catalog, or nonsense, which the daemon refuses).
+    Nothing for a Debian image of the catalog, and for nonsense, which the daemon refuses.
     """
     try:
-        parsed = parse_reference(reference)
-        registries = load_settings(config_file).registries
+        settings = load_settings(config_file)
+        registries = settings.registries
+        added = {entry.name: entry.reference for entry in settings.catalog}
+        if reference in IMAGES and reference not in added:
+            return {}, ()
+        parsed = parse_reference(added.get(reference, reference))
     except BangerError:
         return {}, ()
     mirrors = [

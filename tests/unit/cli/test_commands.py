@@ -165,6 +165,11 @@ def test_images_and_kernels(banger: Instance) -> None:
     assert banger("image", "pull", "example.org/app", "--name", "app", "--size", "2G").stdout == b"app\n"
     assert json.loads(banger("image", "pull", "--file", "x.tar", "--json").stdout)["name"] == "pulled"
     assert b"which image?" in banger("image", "pull", status=2).stderr
+    available = [line.split() for line in lines(banger("image", "list", "--available").stdout)]
+    assert [row[:2] for row in available] == [["NAME", "HERE"], ["debian-bookworm", "yes"], ["tools", "no"]]
+    assert available[2][2] == f"example.org/team/tools@sha256:{'ab' * 32}"
+    assert json.loads(banger("image", "list", "--available", "--json").stdout)[1]["kind"] == "oci"
+    assert b"--available" in banger("image", "list", "--available", "-q", status=2).stderr
     assert banger("image", "cache", "prune").stdout == (
         b"freed 3.0 MiB in 2 blobs; 1 stay: a pull uses them\n"
     )
@@ -267,6 +272,9 @@ def test_completion_knows_commands_and_names_and_is_silent_without_a_daemon(fres
     fresh("vm", "create", "--name", "complete-me")
     assert complete(fresh, "vm stop c") == ["complete-me"]
     assert complete(fresh, "vm create --image d") == ["debian-bookworm"]
+    assert complete(fresh, "vm run --image t") == ["tools"]
+    assert complete(fresh, "image pull t") == ["tools"]
+    assert complete(fresh, "image show t") == []
 
 
 FORBIDDEN = (

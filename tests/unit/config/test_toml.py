@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from banger.config.keys import TABLES, TOP
-from banger.config.settings import FileSync, Registry, Settings, VMDefaults
+from banger.config.settings import CatalogImage, FileSync, Registry, Settings, VMDefaults
 from banger.config.toml import MAX_BYTES, load_settings, parse_settings
 from banger.errors import BangerError, ErrorCode
 
@@ -29,6 +29,7 @@ def refused(text: str, *, home: str = "/home/ann") -> BangerError:
     return caught.value
 
 
+DIGEST = f"sha256:{'01' * 32}"
 EVERYTHING = """
 log_level = "debug"
 vmm = "qemu"
@@ -65,6 +66,14 @@ insecure = true
 host = "other.example.org"
 mirror = "https://mirror.example.org/"
 
+[[catalog]]
+name = "tools"
+reference = "registry.example.org:5000/team/tools:v1@DIGEST"
+description = "What the team works with"
+[[catalog]]
+name = "debian-bookworm"
+reference = "debian@DIGEST"
+
 [[file_sync]]
 host = "~/.gitconfig"
 guest = "~/.gitconfig"
@@ -72,7 +81,7 @@ mode = "0644"
 [[file_sync]]
 host = "/etc/hosts"
 guest = "/root/./hosts"
-"""
+""".replace("DIGEST", DIGEST)
 
 
 def test_every_key_is_read() -> None:
@@ -103,6 +112,14 @@ def test_every_key_is_read() -> None:
             Registry(host="registry.example.org:5000", insecure=True),
             Registry(host="other.example.org", mirror="https://mirror.example.org"),
         ),
+        catalog=(
+            CatalogImage(
+                name="tools",
+                reference=f"registry.example.org:5000/team/tools:v1@{DIGEST}",
+                description="What the team works with",
+            ),
+            CatalogImage(name="debian-bookworm", reference=f"debian@{DIGEST}"),
+        ),
         file_sync=(
             FileSync(host="/home/ann/.gitconfig", guest="~/.gitconfig", mode=0o644),
             FileSync(host="/etc/hosts", guest="~/hosts"),
@@ -113,7 +130,12 @@ def test_every_key_is_read() -> None:
 def test_the_keys_are_the_fields_of_the_settings() -> None:
     tables = {table.field: table for table in TABLES}
     assert {key.field for key in TOP} | set(tables) == {f.name for f in msgspec.structs.fields(Settings)}
-    for field, record in (("vm_defaults", VMDefaults), ("registries", Registry), ("file_sync", FileSync)):
+    for field, record in (
+        ("vm_defaults", VMDefaults),
+        ("registries", Registry),
+        ("catalog", CatalogImage),
+        ("file_sync", FileSync),
+    ):
         assert {key.field for key in tables[field].keys} == {f.name for f in msgspec.structs.fields(record)}
 
 
@@ -234,6 +256,18 @@ def test_an_unknown_key_in_a_table() -> None:
             "registry entry 2: host: 'x' is entry 1's already",
         ),
         ('[[registry]]\nhost = "x"\nmirror = "a/b"', 3, "neither a URL nor a host"),
+        # the catalog
+        ('[[catalog]]\nname = "a"', 1, "catalog entry 1: reference is missing"),
+        (f'[[catalog]]\nname = "A"\nreference = "a@{DIGEST}"', 2, "entry 1: name: "),
+        ('[[catalog]]\nname = "a"\nreference = "example.org/a:1"', 3, "does not end in @sha256:"),
+        (f'[[catalog]]\nname = "a"\nreference = "a@{DIGEST}0"', 3, "does not end in @sha256:"),
+        (f'[[catalog]]\nname = "a"\nreference = "a b@{DIGEST}"', 3, "is not an image reference"),
+        (f'[[catalog]]\nname = "a"\nreference = "x/../b@{DIGEST}"', 3, "is not an image reference"),
+        (
+            f'[[catalog]]\nname = "a"\nreference = "a@{DIGEST}"\n' * 2,
+            5,
+            "catalog entry 2: name: 'a' is entry 1's already",
+        ),
     ],
 )
 def test_each_fault_is_said_with_its_line(text: str, line: int, part: str) -> None:

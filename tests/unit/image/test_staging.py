@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from banger.errors import BangerError, ErrorCode
 from banger.image import staging
+from banger.image.errors import ImageError
 
 pytestmark = pytest.mark.anyio
 
@@ -78,6 +80,36 @@ async def test_a_killed_maker_leaves_staging_which_the_next_removes(tmp_path: Pa
     assert (final / "file").read_text() == "whole"
     assert not (final / "deep").exists()
     assert not (tmp_path / ".staging-x").exists()
+
+
+async def test_a_sweep_removes_what_killed_makers_left_and_nothing_of_those_that_live(tmp_path: Path) -> None:
+    removed: list[str] = []
+
+    async def remove(path: Path) -> None:
+        if path.name == ".build-stuck":
+            raise ImageError(ErrorCode.CLEANUP_FAILED, "something is mounted")
+        staging.remove_tree(path)
+        removed.append(path.name)
+
+    for name in (
+        ".staging-dead",
+        ".build-dead",
+        ".build-stuck",
+        ".staging-alive",
+        ".old-x",
+        "whole",
+        ".other",
+    ):
+        (tmp_path / name / "deep").mkdir(parents=True)
+    # in another process, and its folder is made before anything in it
+    with (tmp_path / ".lock-alive").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert await staging.sweep(tmp_path, remove) == removed == [".build-dead", ".old-x", ".staging-dead"]
+        assert (tmp_path / ".staging-alive/deep").exists()
+    assert await staging.sweep(tmp_path, remove) == [".staging-alive"]
+    left = sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".lock-"))
+    assert left == [".build-stuck", ".other", "whole"]
+    assert await staging.sweep(tmp_path / "none", remove) == []
 
 
 async def test_replacing(tmp_path: Path) -> None:
