@@ -26,6 +26,7 @@ from banger.guest.ssh import KeyPair
 from banger.helper.inprocess import InProcessHelper
 from banger.image.service import ImageService
 from banger.image.workseeds import WorkSeeds
+from banger.image.workseeds import WorkSeeds
 from banger.model.progress import Progress
 from banger.model.records import Image, ProcessIdentity, now
 from banger.network.firewall import Firewall
@@ -362,6 +363,9 @@ def led_to(host: ModelHost, patch: pytest.MonkeyPatch, plans: list[planner.Plan]
     async def seed(_self: WorkSeeds, image: Image, **_more: object) -> Path:
         return Path(image.artifact_dir, "work-seed.tar")
 
+    async def seed(_self: WorkSeeds, image: Image, **_more: object) -> Path:
+        return Path(image.artifact_dir, "work-seed.tar")
+
     async def make_work_disk(path: str, *, size_bytes: int, **_more: object) -> None:
         await host.make_file(path, size_bytes=size_bytes)
 
@@ -414,6 +418,7 @@ def led_to(host: ModelHost, patch: pytest.MonkeyPatch, plans: list[planner.Plan]
         sysctl: {"read": host.sysctl_read, "write": host.sysctl_write},
         mounts: {"mount_points": list},
         ext4: {"make": host.make_file, "grow": host.make_file},
+        WorkSeeds: {"ensure": seed},
         WorkSeeds: {"ensure": seed},
         workdisk: {"make_work_disk": make_work_disk, "ensure_user_key": key},
         start: {"ensure_host_key": key},
