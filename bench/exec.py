@@ -20,8 +20,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from banger.client import shapes
+from banger.client.agentconnection import connect_agent
 from banger.client.client import Client
-from banger.client.guest import Exec, connect_agent
+from banger.client.guest import Exec
 from banger.guest import wire
 from bench.harness import Case, Sample, p50, rounds, table, timed, wall
 from bench.home import BANGER, Home, home

@@ -28,12 +28,12 @@ def watch() -> None:
     """Before the command has imported what it needs: the modules are those of vm exec."""
     import banger.cli.vm
     import banger.cli.vm_exec  # noqa: F401
-    from banger.client import guest
+    from banger.client import agentconnection, guest
     from banger.client.client import Client
     from banger.guest import wire
 
     mark("modules")
-    connect_vm, handshake, take = Client.connect_vm, guest._handshake, guest.Exec._take
+    connect_vm, handshake, take = Client.connect_vm, agentconnection._handshake, guest.Exec._take
 
     def timed_connect_vm(self: Client, reference: str, *, purpose: str = "exec") -> object:
         mark("words")
@@ -57,7 +57,7 @@ def watch() -> None:
 
     for owner, name, value in (
         (Client, "connect_vm", timed_connect_vm),
-        (guest, "_handshake", timed_handshake),
+        (agentconnection, "_handshake", timed_handshake),
         (guest.Exec, "_take", timed_take),
     ):
         setattr(owner, name, value)

@@ -25,11 +25,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from banger.client import copytar
+from banger.client.agentconnection import AgentConnection
 from banger.client.attach import Attachment, AttachOptions
 from banger.client.copyextract import Extraction
 from banger.client.copyfolders import Target
 from banger.client.copystream import CopyStream
-from banger.client.guest import AgentConnection, Exec
+from banger.client.guest import Exec
 from banger.client.sessionstream import LogStream, Sender
 from banger.errors import BangerError
 from banger.guest import sessionwire, wire

@@ -154,7 +154,7 @@ def test_through_the_daemon_a_killed_one_is_replaced_and_no_line_is_lost(
 ) -> None:
     """For a caller that may not open the guest's socket the daemon carries the bytes."""
     script = (
-        "import sys, banger.client.guest as g\n"
+        "import sys, banger.client.agentconnection as g\n"
         "def refuse(*_): raise PermissionError(13, 'no')\n"
         "g._handshake = refuse\n"
         "from banger.cli.main import run\n"

@@ -17,8 +17,9 @@ from banger.cli.execwords import VMThenCommand
 from banger.cli.lazy import guest_command
 from banger.cli.main import say
 from banger.cli.options import environment_options, read_environment, vm_argument
+from banger.client.agentconnection import connect_agent
 from banger.client.client import Client
-from banger.client.guest import NOT_FOUND, CommandNotStarted, Companion, Exec, connect_agent
+from banger.client.guest import NOT_FOUND, CommandNotStarted, Companion, Exec
 
 SHELL_SCRIPT = """\
 _t=${TERM:-} _c=

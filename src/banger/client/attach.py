@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from banger.client.guest import IMPATIENT, SIGNAL_BASE, AgentConnection
+from banger.client.agentconnection import AgentConnection
+from banger.client.exchange import IMPATIENT, SIGNAL_BASE
 from banger.client.keys import DetachFilter, KeyTerminal
-from banger.client.sessionstream import Exchange
+from banger.client.sessionstream import SessionExchange
 from banger.client.streams import Output
 from banger.client.terminal import (
     FORWARDED,
@@ -25,6 +26,7 @@ from banger.client.terminal import (
     RawTerminal,
     SignalPipe,
     is_background,
+    stop_process,
     window_size,
 )
 from banger.errors import BangerError, ErrorCode
@@ -60,7 +62,7 @@ class Outcome(NamedTuple):
     detached: bool
 
 
-class Attachment(Exchange):
+class Attachment(SessionExchange):
     """run() once; the socket is closed then. on_read_only is told when another has the session's stdin."""
 
     def __init__(
@@ -291,9 +293,7 @@ class Attachment(Exchange):
         """By a signal from elsewhere: whoever looks gets a usable terminal."""
         if self._mode is not None:
             self._mode.leave()
-        handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGTSTP)
-        signal.signal(signal.SIGTSTP, handler)
+        stop_process()
         self._continued()
 
     def _continued(self) -> None:

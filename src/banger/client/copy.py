@@ -12,9 +12,9 @@ import os
 import stat
 from typing import NamedTuple
 
+from banger.client.agentconnection import connect_agent
 from banger.client.client import Client
 from banger.client.copystream import CopyStream, Tick
-from banger.client.guest import connect_agent
 from banger.client.streams import Output
 from banger.errors import BangerError, ErrorCode
 from banger.guest import wire

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
+from banger.client.agentconnection import AgentConnection
 from banger.client.errors import GuestUnreachable
-from banger.client.guest import AgentConnection
 from banger.client.streams import Output, hang_up
 from banger.errors import BangerError, ErrorCode
 from banger.guest import wire

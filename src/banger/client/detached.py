@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from banger.client.agentconnection import CONNECT_TIMEOUT_S, AgentConnection
 from banger.client.errors import GuestUnreachable
-from banger.client.guest import (
-    CONNECT_TIMEOUT_S,
-    EXIT_STATUS,
-    START_TIMEOUT_S,
-    AgentConnection,
-    CommandNotStarted,
-)
+from banger.client.exchange import ANSWER_TIMEOUT_S
+from banger.client.guest import not_started
 from banger.errors import BangerError, ErrorCode
 from banger.guest import wire
 
@@ -50,13 +46,10 @@ def start_detached(
                 hint="it came with an older banger: restart the VM",
             )
         connection.socket.sendall(request)
-        reply = frames.next(START_TIMEOUT_S)
+        reply = frames.next(ANSWER_TIMEOUT_S)
         fields = wire.Fields(reply.payload)
         if reply.type == wire.FRAME_ERROR:
-            code = fields.text(wire.ERROR_CODE)
-            raise CommandNotStarted(
-                fields.text(wire.ERROR_MESSAGE) or code, status=EXIT_STATUS.get(code, 0), code=code
-            )
+            raise not_started(fields)
         if reply.type != wire.FRAME_STARTED:
             raise wire.WireError(f"frame {reply.type:#x} in place of STARTED")
         return fields.number(wire.STARTED_PID)

@@ -13,9 +13,10 @@ import socket
 import time
 from collections.abc import Callable
 
+from banger.client.agentconnection import AgentConnection, connect_agent
 from banger.client.client import Client
 from banger.client.errors import GuestUnreachable
-from banger.client.guest import AgentConnection, CommandNotStarted, Exec, connect_agent
+from banger.client.guest import CommandNotStarted, Exec
 from banger.errors import BangerError, ErrorCode
 from banger.guest import wire
 

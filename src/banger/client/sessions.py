@@ -106,8 +106,8 @@ class Sessions:
         on_read_only: Callable[[], None] = lambda: None,
     ) -> Outcome:
         """Our standard streams at the session's, until it ends or is left. See client/attach.py."""
+        from banger.client.agentconnection import connect_agent
         from banger.client.attach import Attachment, AttachOptions
-        from banger.client.guest import connect_agent
 
         vm = session["vm_id"]
         options = AttachOptions(
@@ -136,7 +136,7 @@ class Sessions:
         stderr: bool = True,
     ) -> int:
         """Onto our stdout and stderr, raw. 0, or 141 when nobody reads them."""
-        from banger.client.guest import connect_agent
+        from banger.client.agentconnection import connect_agent
         from banger.client.sessionstream import LogStream
         from banger.guest import sessionwire
 
@@ -149,7 +149,7 @@ class Sessions:
         self, session: shapes.Session, text: bytes = b"", *, stdin: int | None = None, end: bool = False
     ) -> None:
         """text, or what the descriptor stdin has, to its stdin; end: that ends there, too."""
-        from banger.client.guest import connect_agent
+        from banger.client.agentconnection import connect_agent
         from banger.client.sessionstream import Sender
         from banger.guest import sessionwire
 

@@ -101,6 +101,13 @@ def is_background(descriptor: int) -> bool:
         return False
 
 
+def stop_process() -> None:
+    """As SIGTSTP does it that nobody handles; returns when we go on."""
+    handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGTSTP)
+    signal.signal(signal.SIGTSTP, handler)
+
+
 class SignalPipe:
     """Signals as bytes on a descriptor, for a poll loop. A context manager; one at a time."""
 

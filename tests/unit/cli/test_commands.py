@@ -280,7 +280,8 @@ def test_completion_knows_commands_and_names_and_is_silent_without_a_daemon(fres
 FORBIDDEN = (
     *("asyncio", "ssl", "http.client", "http", "msgspec", "aiohttp", "subprocess", "dataclasses", "logging"),
     *("pathlib", "urllib", "tempfile", "banger.api", "banger.daemon", "banger.model.records", "termios"),
-    *("banger.client.start", "banger.client.guest", "email", "multiprocessing", "argparse"),
+    *("banger.client.start", "banger.client.exchange", "banger.client.agentconnection", "email"),
+    *("multiprocessing", "argparse"),
 )
 
 

@@ -166,7 +166,7 @@ def test_agent_through_the_daemon_where_the_socket_may_not_be_opened(banger: Ins
 
     record = json.loads(banger("vm", "show", vm, "--json").stdout)
     script = (
-        "import sys, banger.client.guest as g\n"
+        "import sys, banger.client.agentconnection as g\n"
         "def refuse(*_): raise PermissionError(13, 'no')\n"
         "g._handshake = refuse\n"
         "from banger.cli.main import run\n"

@@ -285,7 +285,7 @@ def test_a_killed_daemon_is_not_noticed_by_who_is_attached(banger: Instance, vm:
 
 def test_through_the_daemon_where_the_socket_may_not_be_opened(banger: Instance, vm: str) -> None:
     script = (
-        "import sys, banger.client.guest as g\n"
+        "import sys, banger.client.agentconnection as g\n"
         "def refuse(*_): raise PermissionError(13, 'no')\n"
         "g._handshake = refuse\n"
         "from banger.cli.main import run\n"

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from banger.client import shapes
+from banger.client.agentconnection import MAX_KNOWN, connect_agent
 from banger.client.client import Client
 from banger.client.errors import GuestUnreachable
-from banger.client.guest import MAX_KNOWN, connect_agent
 from banger.config.paths import resolve_paths
 from banger.errors import BangerError, ErrorCode
 

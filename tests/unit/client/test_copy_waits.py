@@ -57,6 +57,7 @@ def told_elsewhere(waiting: threading.Event, rescue: threading.Event) -> Iterato
         thread.join()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
         signal.signal(signal.SIGUSR1, before)
+    assert not rescue.is_set(), "it was acted on only when the other end moved"
 
 
 def until_closed(connection: socket.socket) -> None:

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from banger.client import forward
+from banger.client.agentconnection import AgentConnection
 from banger.client.client import Client
 from banger.client.errors import GuestUnreachable
 from banger.client.forward import PortRefused, open_port, open_ssh
-from banger.client.guest import AgentConnection
 from banger.errors import BangerError
 from banger.guest import wire
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from banger.client.agentconnection import AgentConnection
 from banger.client.errors import GuestUnreachable
-from banger.client.guest import AgentConnection, CommandNotStarted, Exec
+from banger.client.guest import CommandNotStarted, Exec
 from banger.guest import wire
 from banger.guest.wire import Fields, Frame, FrameReader, encode_fields, encode_frame
 

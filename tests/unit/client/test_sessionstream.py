@@ -14,9 +14,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from banger.client.agentconnection import AgentConnection
 from banger.client.attach import Attachment, AttachOptions, Outcome
 from banger.client.errors import GuestUnreachable
-from banger.client.guest import AgentConnection
 from banger.client.sessionstream import LogStream, Sender
 from banger.errors import BangerError, ErrorCode
 from banger.guest import sessionwire, wire
