@@ -79,7 +79,6 @@ class ImageList(msgspec.Struct, frozen=True, kw_only=True):
     images: tuple[Image, ...]
 
 
-class CachePruned(msgspec.Struct, frozen=True, kw_only=True):
 class CatalogImage(msgspec.Struct, frozen=True, kw_only=True):
     """kind: `debian` or `oci`. source: the release, or the reference with its digest."""
 
@@ -96,6 +95,7 @@ class ImageCatalog(msgspec.Struct, frozen=True, kw_only=True):
     images: tuple[CatalogImage, ...]
 
 
+class CachePruned(msgspec.Struct, frozen=True, kw_only=True):
     """What went from the cache of layers, or, in a dry run, would go."""
 
     blobs: int

@@ -55,8 +55,6 @@ class StoredImages:
     def list(self) -> Sequence[Image]:
         return self._images.list()
 
-    def resolve(self, reference: str) -> Image:
-        return self._images.get(reference)
     def catalog(self) -> ImageCatalog:
         return ImageCatalog(
             images=tuple(
@@ -71,6 +69,8 @@ class StoredImages:
             )
         )
 
+    def resolve(self, reference: str) -> Image:
+        return self._images.get(reference)
 
     async def pull(self, request: PullImage, progress: Progress) -> Image:
         return await self._images.pull(
@@ -225,15 +225,15 @@ async def compose(
     )
 
     background = Background(vms, settings)
+    sweeping = asyncio.create_task(images.sweep(), name="sweep of images")
 
     async def close() -> None:
-        await background.close()
-        await vms.close()
-    sweeping = asyncio.create_task(images.sweep(), name="sweep of images")
-        await network.close()
-        await helper.close()
         sweeping.cancel()
         await asyncio.gather(sweeping, return_exceptions=True)
+        await background.close()
+        await vms.close()
+        await network.close()
+        await helper.close()
         await database.close()
 
     try:

@@ -36,6 +36,7 @@ class OciImage:
     description: str
 
 
+ImageEntry = DebianImage | OciImage
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,16 +271,16 @@ def _file_name(path: str) -> str:
     """A name from an archive's: `app.tar` is app."""
     base = os.path.basename(path)
     for suffix in (".tar.gz", ".tar.zst", ".tgz", ".tar"):
+        base = base.removesuffix(suffix)
+    return ociimage.as_name(base)
+
+
 def _may_replace(current: Image, source: str, follows: Reference | None) -> bool:
     """Whether what is from source may have the current image's name (from the same source it may be it)."""
     if not current.oci_digest or follows is None or current.oci_reference.startswith(_BY_FILE):
         return bool(current.oci_digest) and current.oci_reference == source
     former = parse_reference(current.oci_reference)
     return (former.registry, former.repository) == (follows.registry, follows.repository)
-
-
-        base = base.removesuffix(suffix)
-    return ociimage.as_name(base)
 
 
 def _taken(current: Image, wanted: Wanted) -> ImageError:
