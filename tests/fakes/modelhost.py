@@ -15,14 +15,14 @@ import ipaddress
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from banger.errors import BangerError, ErrorCode
-from banger.helper import marks
+from banger.helper import marks, ruleset
 from banger.model.records import ProcessIdentity
 from banger.system.devicemapper import SnapshotStatus, Target
 from banger.system.errors import KernelError
@@ -35,7 +35,7 @@ FIRST_PID = 10_000_000
 """No real process has it: the kernel's largest is 4,194,304."""
 
 
-LOOKS = ("link:list", "link:get", "loops:list", "dm:list", "dm:status", "process:search", "nft:list")
+LOOKS = ("link:list", "link:get", "loops:list", "dm:list", "dm:status", "process:search", "nft:list", "sysctl:read")
 """Calls that change nothing."""
 CALLS = {"open": 50, "create": 75, "reserve": 4, "start": 70, "restart": 120, "set": 4, "end": 45}
 """About how many there are in an operation."""
@@ -87,7 +87,8 @@ class ModelHost:
         self.autoclear: set[str] = set()
         self.dms: dict[str, Dm] = {}
         self.processes: dict[int, Process] = {}
-        self.tables: set[tuple[str, str]] = set()
+        self.tables: dict[tuple[str, str], str] = {}
+        self.forwarding = "0"
         self.dead = False
         self.listening = 0
         self.calls = 0
@@ -199,6 +200,7 @@ class ModelHost:
         self.dms.clear()
         self.processes.clear()
         self.tables.clear()
+        self.forwarding = "0"
         self.boot += 1
 
     def boot_id(self) -> str:
@@ -259,7 +261,7 @@ class ModelHost:
         """Does not wait: what does not end at once never will."""
         return await self.call("process:wait", lambda: self.same(identity) is None)
 
-    def search(self, folder: str) -> list[FoundProcess]:
+    def search(self, folder: str, *_more: str) -> list[FoundProcess]:
         return self.act(
             "process:search",
             lambda: [
@@ -365,10 +367,44 @@ class ModelHost:
     async def nft_tables(self) -> list[tuple[str, str]]:
         return await self.call("nft:list", lambda: sorted(self.tables))
 
-    async def nft_apply(self, ruleset: str) -> None:
-        words = ruleset.split()
-        assert words[:2] == ["delete", "table"], ruleset
-        await self.call("nft:apply", lambda: self.tables.discard((words[2], words[3])))
+    async def nft_chains(self) -> list[tuple[str, str, str]]:
+        return await self.call(
+            "nft:list",
+            lambda: [
+                (*table, words[1])
+                for table, body in self.tables.items()
+                for line in body.splitlines()
+                if (words := line.split())[:1] == ["chain"]
+            ],
+        )
+
+    async def nft_apply(self, text: str) -> None:
+        def effect() -> None:
+            for line in text.splitlines():
+                words = line.split()
+                if words[:2] == ["delete", "table"]:
+                    self.tables.pop((words[2], words[3]), None)
+            self.tables.update(ruleset.declared(text))
+
+        await self.call("nft:apply", effect)
+
+    async def nft_listing(self, wanted: Sequence[tuple[str, str]]) -> str | None:
+        return await self.call(
+            "nft:list",
+            lambda: repr([self.tables[t] for t in wanted]) if set(wanted) <= self.tables.keys() else None,
+        )
+
+    async def nft_canonical(self, text: str) -> str:
+        return repr(list(ruleset.declared(text).values()))
+
+    def sysctl_read(self, _name: str) -> str:
+        return self.act("sysctl:read", lambda: self.forwarding)
+
+    def sysctl_write(self, _name: str, value: str) -> None:
+        def effect() -> None:
+            self.forwarding = value
+
+        self.act("sysctl:write", effect)
 
     async def make_file(self, path: str, *, size_bytes: int, **_more: object) -> None:
         """Stands for mke2fs, resize2fs, and all that makes a file of a size."""
@@ -420,7 +456,7 @@ class ModelLinks:
         host = self._host
         return await host.call("link:bridge", lambda: host.add_link(name, kind="bridge", mac=mac))
 
-    async def create_tap(self, name: str, *, master: int, alias: str) -> None:
+    async def create_tap(self, name: str, *, master: int, alias: str, group: int = 0) -> None:
         host = self._host
         await host.call(
             f"link:tap {name}", lambda: host.add_link(name, kind="tun", alias=alias, master=master)

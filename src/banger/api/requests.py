@@ -9,6 +9,14 @@ from __future__ import annotations
 import msgspec
 
 
+class PublishPort(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A TCP port of the guest's, and where on the host it is reached."""
+
+    guest_port: int
+    host_port: int = 0  # 0: a free one is chosen, and kept
+    host_address: str = "127.0.0.1"  # IPv4 or IPv6; 0.0.0.0 is every address of the host's
+
+
 class CreateVM(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """POST /v1/vms. None or "" means: the default (SPEC §1)."""
 
@@ -22,6 +30,7 @@ class CreateVM(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     init: str = ""  # "" or "auto", "agent", or a path in the image
     auto_remove: bool = False
     start: bool = True
+    publish: tuple[PublishPort, ...] = ()
 
 
 class StartVM(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,6 +58,27 @@ class SetVM(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     memory_mib: int | None = None
     work_disk_size_bytes: int | None = None
     nat: bool | None = None
+
+
+class PublishPorts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/vms/{vm}/publish. What is published already is no error, and tried again if nobody listens."""
+
+    ports: tuple[PublishPort, ...]
+
+
+class UnpublishPort(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """null means: any."""
+
+    host_port: int
+    host_address: str | None = None
+    guest_port: int | None = None
+
+
+class UnpublishPorts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/vms/{vm}/unpublish: these, each of which must be published, or all."""
+
+    ports: tuple[UnpublishPort, ...] = ()
+    all: bool = False
 
 
 class ConnectVM(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -73,6 +73,11 @@ class Paths:
         return f"{self.ssh_dir}/config"
 
     @property
+    def ports_dir(self) -> str:
+        """The working directory of the process that carries published ports: its pid file and its log."""
+        return f"{self.state_dir}/ports"
+
+    @property
     def downloads_dir(self) -> str:
         return f"{self.cache_dir}/downloads"
 

@@ -25,13 +25,24 @@ class GuestPort(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     url: str = ""
 
 
+class PublishedState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A published port as it is now. problem: why nobody listens, of a VM that runs."""
+
+    host_address: str
+    host_port: int
+    guest_port: int
+    listening: bool = False
+    problem: str = ""
+
+
 class VMPorts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """By port. left_out: how many more listeners there are."""
+    """By port. left_out: how many more listeners there are. published: what leads there from the host."""
 
     vm_id: str
     name: str
     ports: tuple[GuestPort, ...]
     left_out: int = 0
+    published: tuple[PublishedState, ...] = ()
 
 
 class GuestFigures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

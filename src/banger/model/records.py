@@ -18,12 +18,21 @@ def now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
+class PublishedPort(msgspec.Struct, frozen=True, kw_only=True):
+    """A TCP port of the host's that leads to one of the guest's, while the VM runs."""
+
+    host_address: str = "127.0.0.1"  # canonical IPv4 or IPv6
+    host_port: int
+    guest_port: int
+
+
 class VMSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     vcpu_count: int = 2
     memory_mib: int = 2048
     system_overlay_size_bytes: int = 8 << 30
     work_disk_size_bytes: int = 8 << 30
     nat_enabled: bool = False
+    published: tuple[PublishedPort, ...] = ()
 
 
 class VMRuntime(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -3,8 +3,9 @@
 A process is named by boot id, pid and start time together (DESIGN.md). Everything that acts on one
 opens a pidfd first and reads /proc/PID/stat after: what was checked is then what is acted on. A
 launched process writes its own stat line into a file before its program runs, so that no crash of
-the daemon can leave one unrecorded. Called by helper/ only; nothing here is left after a crash but
-the processes themselves and their pid files, which `read_pid_file` and `search` find again.
+the daemon can leave one unrecorded. Called by helper/, and by vm/ for the carrier of published ports;
+nothing here is left after a crash but the processes themselves and their pid files, which
+`read_pid_file` and `search` find again.
 """
 
 from __future__ import annotations
@@ -217,8 +218,10 @@ def launch(
     cwd: str,
     stdout: str,
     env: Mapping[str, str] | None = None,
+    stdin: int = subprocess.DEVNULL,
 ) -> ProcessIdentity:
-    """Start a process that outlives us: own session, cwd, stdin empty, stdout and stderr appended to a file.
+    """Start a process that outlives us: own session, cwd, stdin empty (or an open descriptor, which stays the
+    caller's), stdout and stderr appended to a file.
 
     `stdout` and the pid file, `<role>.pid`, are in cwd. The pid file has boot id and stat line before
     argv[0] runs; it may still be empty when this returns, which is at once: what the program makes of
@@ -239,7 +242,7 @@ def launch(
                 ["/bin/sh", "-c", _RECORD_THEN_EXEC, _WRAPPER_NAME, pid_file, program, *argv[1:]],
                 cwd=cwd,
                 env=clean_environment(env),
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -299,12 +302,13 @@ class FoundProcess:
         return ""
 
 
-def search(folder: str) -> list[FoundProcess]:
-    """Living processes whose cwd is in or below `folder` (an absolute path), or whose arguments name it.
+def search(*folders: str) -> list[FoundProcess]:
+    """Living processes whose cwd is in or below one of the folders (absolute paths), or whose arguments name
+    one.
 
     Reads all of /proc: tens of microseconds a process. This process is left out. Blocking.
     """
-    inside = folder.rstrip("/") + "/"
+    inside = tuple(folder.rstrip("/") + "/" for folder in folders)
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
@@ -319,7 +323,7 @@ def search(folder: str) -> list[FoundProcess]:
         except OSError:
             continue
         argv = tuple(words[:-1])
-        if not f"{cwd}/".startswith(inside) and not any(inside in f"{word}/" for word in argv):
+        if not f"{cwd}/".startswith(inside) and not any(one in f"{word}/" for word in argv for one in inside):
             continue
         stat = read_stat(int(name))
         if stat is not None and not stat.ended:

@@ -31,6 +31,8 @@ class Act(StrEnum):
 
     CREATE_RESERVE = "create:reserve"
     SET_SAVE = "set:save"
+    PUBLISH_SAVE = "publish:save"
+    UNPUBLISH_SAVE = "unpublish:save"
     DELETE_FOLDER = "delete:folder"
     DELETE_ROW = "delete:row"
 
