@@ -26,16 +26,13 @@ from banger.guest.ssh import KeyPair
 from banger.helper.inprocess import InProcessHelper
 from banger.image.service import ImageService
 from banger.image.workseeds import WorkSeeds
-from banger.image.workseeds import WorkSeeds
 from banger.model.progress import Progress
 from banger.model.records import Image, ProcessIdentity, now
-from banger.network.firewall import Firewall
 from banger.network.host import HostNetwork
 from banger.store.database import Database
 from banger.store.images import ImageTable
-from banger.store.settings import SettingTable
 from banger.store.vms import VMTable
-from banger.system import devicemapper, ext4, links, loops, mounts, nft, process, sysctl
+from banger.system import devicemapper, ext4, links, loops, mounts, nft, process
 from banger.system.ext4 import E2fsprogs
 from banger.vm import handles, lifecycle, planner, reconcile, service, start, workdisk
 from banger.vm.service import VMService
@@ -271,8 +268,7 @@ class Life:
             vm_defaults=VMDefaults(vcpu=1, memory_mib=128, disk_size=64 * MIB, system_overlay_size=64 * MIB),
         )
         helper = ModelHelper(host, instance, paths)
-        firewall = Firewall(helper, settings, records=VMTable(database).list, before=SettingTable(database))
-        network = HostNetwork(helper, settings, firewall=firewall)
+        network = HostNetwork(helper, settings)
         images = cast(ImageService, ModelImages(image, Path(paths.images_dir)))
         monitor = ModelMonitor(host)
 
@@ -363,9 +359,6 @@ def led_to(host: ModelHost, patch: pytest.MonkeyPatch, plans: list[planner.Plan]
     async def seed(_self: WorkSeeds, image: Image, **_more: object) -> Path:
         return Path(image.artifact_dir, "work-seed.tar")
 
-    async def seed(_self: WorkSeeds, image: Image, **_more: object) -> Path:
-        return Path(image.artifact_dir, "work-seed.tar")
-
     async def make_work_disk(path: str, *, size_bytes: int, **_more: object) -> None:
         await host.make_file(path, size_bytes=size_bytes)
 
@@ -408,17 +401,9 @@ def led_to(host: ModelHost, patch: pytest.MonkeyPatch, plans: list[planner.Plan]
             "wait_gone": host.wait_gone,
             "search": host.search,
         },
-        nft: {
-            "tables": host.nft_tables,
-            "apply": host.nft_apply,
-            "chains": host.nft_chains,
-            "listing": host.nft_listing,
-            "canonical": host.nft_canonical,
-        },
-        sysctl: {"read": host.sysctl_read, "write": host.sysctl_write},
+        nft: {"tables": host.nft_tables, "apply": host.nft_apply},
         mounts: {"mount_points": list},
         ext4: {"make": host.make_file, "grow": host.make_file},
-        WorkSeeds: {"ensure": seed},
         WorkSeeds: {"ensure": seed},
         workdisk: {"make_work_disk": make_work_disk, "ensure_user_key": key},
         start: {"ensure_host_key": key},
