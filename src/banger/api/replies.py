@@ -47,6 +47,7 @@ class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
     features: tuple[str, ...]
     started_at: datetime
     running_operations: int
+    warnings: tuple[str, ...] = ()  # what does not work now, in whole sentences: a name server's busy port
 
 
 class RuntimeReply(VMRuntime, frozen=True, kw_only=True, omit_defaults=True):

@@ -52,6 +52,7 @@ def status(as_json: bool) -> int:
             ("instance", info["instance"]),
             ("started", f"{info['started_at']} ({age(info['started_at'])})"),
             ("operations", str(info["running_operations"])),
+            *(("warning", warning) for warning in info.get("warnings", ())),
             ("socket", paths.socket),
             ("log", paths.daemon_log),
         ]

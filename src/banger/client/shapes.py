@@ -240,6 +240,7 @@ class Info(TypedDict):
     features: list[str]
     started_at: str
     running_operations: int
+    warnings: list[str]
 
 
 class ExecDefaults(TypedDict, total=False):

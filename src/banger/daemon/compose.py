@@ -30,6 +30,7 @@ from banger.model.deadlines import USUAL, Deadlines
 from banger.model.progress import Progress
 from banger.model.records import Image, Kernel
 from banger.network.host import HostNetwork
+from banger.network.names import Names
 from banger.store.database import Database
 from banger.store.images import ImageTable
 from banger.store.vms import VMTable
@@ -38,6 +39,7 @@ from banger.system.process import boot_id, executable, read_pid_file
 from banger.vm.background import Background
 from banger.vm.handles import HandleCache
 from banger.vm.liveness import MONITOR_ROLE
+from banger.vm.names import GuestNames
 from banger.vm.service import VMService
 from banger.vm.services import Services as VMServices
 from banger.vm.steps import CrashPoint, no_crash
@@ -194,7 +196,8 @@ async def compose(
     kernels = KernelService(paths, settings, tools=tools)
     images = ImageService(paths, settings, store=ImageTable(database), kernels=kernels, tools=tools)
     helper = InProcessHelper(instance, paths, programs=programs)
-    network = HostNetwork(helper, settings)
+    names = Names(settings, helper)
+    network = HostNetwork(helper, settings, followers=(names,))
     chosen = Chosen(settings, tools, deadlines=deadlines)
     key_path = settings.ssh_key_path or f"{paths.ssh_dir}/id_ed25519"
 
@@ -218,7 +221,7 @@ async def compose(
             ),
             find_monitor=chosen,
             find_monitor_of=chosen.of,
-            capabilities=(WorkDisk(images, ssh_key_path=key_path),),
+            capabilities=(WorkDisk(images, ssh_key_path=key_path), GuestNames(names)),
             deadlines=deadlines,
         ),
         crash_point=crash_point,
@@ -233,10 +236,12 @@ async def compose(
         await background.close()
         await vms.close()
         await network.close()
+        await names.close()
         await helper.close()
         await database.close()
 
     try:
+        await names.open()
         await vms.open()
     except BaseException:
         await close()
@@ -247,5 +252,6 @@ async def compose(
         vms=vms,
         images=StoredImages(images),
         kernels=HostKernels(kernels),
+        warnings=names.problems,
         close=close,
     )

@@ -89,11 +89,17 @@ class Kernels(Protocol):
     async def remove(self, name: str) -> Kernel: ...
 
 
+def no_warnings() -> Sequence[str]:
+    return ()
+
+
 class Services(msgspec.Struct, frozen=True, kw_only=True):
-    """instance: 16 hex digits. close: lets go of everything, last first; VMs run on."""
+    """instance: 16 hex digits. close: lets go of everything, last first; VMs run on. warnings: what does not
+    work now of what all VMs share, in whole sentences."""
 
     instance: str
     vms: VMs
     images: Images
     kernels: Kernels
     close: Callable[[], Awaitable[None]]
+    warnings: Callable[[], Sequence[str]] = no_warnings

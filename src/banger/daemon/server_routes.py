@@ -28,6 +28,7 @@ async def info(request: web.Request) -> web.StreamResponse:
             features=FEATURES,
             started_at=daemon.started_at,
             running_operations=len(daemon.operations.running()),
+            warnings=tuple(daemon.services.warnings()),
         )
     )
 

@@ -26,7 +26,7 @@ from banger.helper.interface import (
     ObservedProcess,
 )
 from banger.model.records import ProcessIdentity
-from banger.system import devicemapper, links, loops, mounts, nft, process
+from banger.system import devicemapper, links, loops, mounts, nft, process, resolved
 
 BRIDGE_NAMES = ("br-fc",)
 TAP_NAMES = ("tap-fc-", "tap-pool-")
@@ -112,6 +112,31 @@ class InProcessHelper:
     def _tap_alias(self, vm_id: str) -> str:
         validate.vm_id(vm_id, optional=True)
         return marks.link_alias(self._instance, vm_id, "tap" if vm_id else "pool")
+
+    # the host's resolver
+
+    async def names_routable(self) -> bool:
+        return await resolved.runs()
+
+    async def route_names(self, link: str, *, server: str, domain: str) -> None:
+        validate.name_server(server)
+        validate.domain(domain)
+        found = await self._links.get(validate.bridge_name(link))
+        if found is None:
+            raise BangerError(ErrorCode.HOST_UNSUITABLE, f"the bridge {link} is gone")
+        self._require_ours(found, "bridge")
+        await resolved.set_domain(link, server=server, domain=domain)
+
+    async def names_routed(self, link: str, *, server: str, domain: str) -> bool:
+        validate.bridge_name(link)
+        return await resolved.has_domain(
+            link, server=validate.name_server(server), domain=validate.domain(domain)
+        )
+
+    async def unroute_names(self, link: str) -> None:
+        found = await self._links.get(validate.bridge_name(link))
+        if found is not None and self._is_ours(found):
+            await resolved.revert(link)
 
     # nft, loops, dm
 

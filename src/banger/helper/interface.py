@@ -79,6 +79,20 @@ class Helper(Protocol):
         """As in Observed.links, without the rest."""
         ...
 
+    async def names_routable(self) -> bool:
+        """Whether the host has a resolver that can be told whom to ask for a domain, and it serves."""
+        ...
+
+    async def route_names(self, link: str, *, server: str, domain: str) -> None:
+        """The host asks `server` (IPv4, or IPv4:port) for names below `domain`, while our bridge is there."""
+        ...
+
+    async def names_routed(self, link: str, *, server: str, domain: str) -> bool:
+        """Whether it still does."""
+        ...
+
+    async def unroute_names(self, link: str) -> None: ...
+
     async def apply_nft(self, ruleset: str) -> None: ...
 
     async def attach_loop(self, backing_file: str, *, read_only: bool, vm_id: str) -> str:

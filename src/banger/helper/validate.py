@@ -13,6 +13,7 @@ _TAP = re.compile(r"tap-(fc|pool)-[0-9a-z]{1,8}")
 _DM = re.compile(r"fc-rootfs-[0-9a-f]{8,16}(-base)?")
 _LOOP = re.compile(r"/dev/loop[0-9]{1,6}")
 _VM_ID = re.compile(r"[0-9a-f]{64}")
+_DOMAIN = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _ROLE = re.compile(r"[a-z]{1,16}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 MONITOR_PROGRAMS = frozenset(
@@ -49,6 +50,24 @@ def vm_id(identifier: str, *, optional: bool = False) -> str:
     if not (optional and identifier == "") and not _VM_ID.fullmatch(identifier):
         raise Refused(f"{identifier[:80]!a} is no VM id")
     return identifier
+
+
+def name_server(text: str) -> str:
+    """IPv4, or IPv4:port."""
+    host, colon, port = text.partition(":")
+    try:
+        ipaddress.IPv4Address(host)
+        if colon and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+            raise ValueError(port)
+    except ValueError:
+        raise Refused(f"{text[:80]!a} is no name server") from None
+    return text
+
+
+def domain(name: str) -> str:
+    if not _DOMAIN.fullmatch(name):
+        raise Refused(f"{name[:80]!a} is no domain")
+    return name
 
 
 def address(text: str, prefix: int) -> ipaddress.IPv4Interface:

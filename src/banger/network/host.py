@@ -8,7 +8,8 @@ instance's mark and reconcile finds them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Protocol
 
 from banger.config.settings import Settings
 from banger.helper.interface import Helper
@@ -21,13 +22,25 @@ log = logging.getLogger(__name__)
 TAP_PREFIX = "tap-fc-"
 
 
+class BridgeFollower(Protocol):
+    """What comes and goes with the bridge. Both are quick, idempotent, and tell of failures elsewhere."""
+
+    async def bridge_up(self) -> None: ...
+
+    async def bridge_down(self) -> None: ...
+
+
 class HostNetwork:
-    def __init__(self, helper: Helper, settings: Settings) -> None:
+    def __init__(
+        self, helper: Helper, settings: Settings, *, followers: Sequence[BridgeFollower] = ()
+    ) -> None:
+        """followers: hear, in this order, that the bridge is there; backwards, that it goes."""
         self._helper = helper
         self._settings = settings
         self._pool = TapPool(settings.tap_pool_size, make=self._make_idle, delete=helper.delete_tap)
         self._bridge_ready = False
         self._preparing = OrderedLock(Rank.LEAF, "bridge")
+        self._followers = tuple(followers)
         self._used: dict[str, str] = {}
         """Names that are taken, and by which VM; "" where a link's alias says it, or the pool has it."""
 
@@ -40,6 +53,8 @@ class HostNetwork:
             await self._helper.ensure_bridge(
                 settings.bridge_name, address=settings.bridge_ip, prefix=settings.cidr
             )
+            for follower in self._followers:
+                await follower.bridge_up()
             self._bridge_ready = True
         self._pool.warm()
 
@@ -105,6 +120,8 @@ class HostNetwork:
         async with self._preparing:
             self._bridge_ready = False
             await self._pool.drain()
+            for follower in reversed(self._followers):
+                await follower.bridge_down()
             await self._helper.delete_bridge(self._settings.bridge_name)
 
     async def close(self) -> None:

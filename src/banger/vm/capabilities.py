@@ -6,6 +6,7 @@ hooks of all of them and knows none by name. Every hook has a default that does 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -40,6 +41,13 @@ class Capability:
 
     async def post_start(self, subject: Subject) -> None:
         """The guest's agent has answered."""
+
+    async def seed(self, records: Sequence[VMRecord]) -> None:
+        """At daemon start, after reconcile: the VMs that were found running, and are kept."""
+
+    def warnings(self, record: VMRecord) -> tuple[str, ...]:
+        """What does not work of it although the VM runs, in whole sentences; shown when it has started."""
+        return ()
 
     async def cleanup(self, subject: Subject) -> None:
         """The machine has ended (or never began). Idempotent."""

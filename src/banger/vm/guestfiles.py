@@ -58,7 +58,7 @@ def guest_files(record: VMRecord, *, settings: Settings, host_key: KeyPair) -> l
         GuestFile(
             path="etc/resolv.conf",
             mode=0o644,
-            content=f"nameserver {settings.default_dns}\nsearch vm\n".encode(),
+            content=f"nameserver {settings.bridge_ip}\nsearch vm\n".encode(),
         ),
         GuestFile(path="etc/ssh/ssh_host_ed25519_key", mode=0o600, content=private),
         GuestFile(

@@ -70,6 +70,9 @@ class Lifecycle:
             raise self._failure(subject, "start", error=error, cleanup=cleanup) from error
         self.live.add(subject.id, start.need_machine(), start.ready)
         log.info("%s: running after %.0f ms", subject.name, (time.monotonic() - began) * 1000)
+        for capability in self.services.capabilities:
+            for warning in capability.warnings(subject.record):
+                progress(ProgressEvent(step="warning", message=warning, warning=True))
 
     async def stop(self, subject: Subject, progress: Progress) -> None:
         """Gracefully to `stopped`. A VM that is not alive: what is left is cleaned, no error."""

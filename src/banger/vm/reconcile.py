@@ -57,6 +57,7 @@ class Reconciler:
                 await self._apply(subject, vm)
             except Exception:
                 log.exception("reconcile of %s failed; it goes on with the others", subject.name)
+        await self._seed(decided)
         services.network.seed({link.name for link in await services.helper.list_links()})
         await restore_hosts(services.paths, services.table.list())
         findings = await self.audit(busy=lambda _vm_id: False)
@@ -66,6 +67,20 @@ class Reconciler:
         for finding in findings:
             if finding not in removable:
                 log.warning("%s %s: %s", finding.kind, finding.name, finding.problem)
+
+    async def _seed(self, decided: Plan) -> None:
+        """Capabilities hear of the VMs that run on; one capability's failure is not another's."""
+        kept = {vm.vm_id for vm in decided.vms if vm.verdict is Verdict.KEEP}
+        running = [
+            record
+            for record in self._services.table.list()
+            if record.id in kept and record.state is VMState.RUNNING
+        ]
+        for capability in self._services.capabilities:
+            try:
+                await capability.seed(running)
+            except Exception:
+                log.exception("%s: the VMs that run on are not taken up", capability.name)
 
     async def audit(self, *, busy: Callable[[str], bool]) -> list[Finding]:
         """What the host shows and nothing explains, judged by this daemon's own handles.
