@@ -16,6 +16,7 @@ import errno
 import fcntl
 import functools
 import glob
+import importlib.util
 import os
 import platform
 import shutil
@@ -55,6 +56,10 @@ def _program(*names: str) -> Callable[[], str]:
         return f"not installed: {', '.join(lacking)}" if lacking else ""
 
     return probe
+
+
+def _module(name: str) -> Callable[[], str]:
+    return lambda: "" if importlib.util.find_spec(name) else f"not in this environment: {name}"
 
 
 def _device(path: str) -> Callable[[], str]:
@@ -203,8 +208,13 @@ CAPABILITIES: dict[str, Capability] = {
     "git": Capability("has git", _program("git"), must=True),
     "rsync": Capability("has rsync", _program("rsync")),
     "ssh": Capability("has an ssh client", _program("ssh", "ssh-keygen"), must=True),
+    "dig": Capability("has dig", _program("dig"), must=True),
+    "resolved": Capability(
+        "can run a systemd-resolved that is not installed", _program("dbus-daemon", "dpkg-deb"), must=True
+    ),
     "ping": Capability("has ping", _program("ping"), must=True),
     "clang": Capability("has clang with its sanitizers", _sanitizers, must=True),
+    "atheris": Capability("has atheris, libFuzzer for Python", _module("atheris")),
     "own-mounts": Capability("can mount in a namespace of its own", _own_mounts, must=True),
     "kvm": Capability("/dev/kvm opens", _device("/dev/kvm")),
     "kvm-usable": Capability("KVM runs stock guest kernels", _kvm_usable),
@@ -216,6 +226,7 @@ CAPABILITIES: dict[str, Capability] = {
     "lab": Capability("is the lab host", _environment("BANGER_LAB", "run by `make test-lab`")),
     "docker-registry": Capability("can run a local OCI registry", _program("docker-registry")),
     "skopeo": Capability("has skopeo, the oracle of the OCI tests", _program("skopeo")),
+    "pzstd": Capability("packs layers as only some tools do", _program("pzstd")),
     "umoci": Capability("makes images by other people's tools", _program("umoci")),
     "busybox": Capability("has a busybox to make images of", _program("busybox")),
     "htpasswd": Capability("makes a registry's accounts", _program("htpasswd")),

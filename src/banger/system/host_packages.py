@@ -215,6 +215,21 @@ HOST_PACKAGES: tuple[HostPackage, ...] = (
         programs=("rsync",),
     ),
     HostPackage(
+        "bind9-dnsutils",
+        "dig: tests that names resolve",
+        use=TEST,
+        programs=("dig",),
+        fedora="bind-utils",
+        arch="bind",
+    ),
+    HostPackage(
+        "dbus-daemon",
+        "the bus of the systemd-resolved that tests run",
+        use=TEST,
+        programs=("dbus-daemon",),
+        arch="dbus",
+    ),
+    HostPackage(
         "iputils-ping",
         "tests that host and guest reach each other",
         use=TEST,
@@ -239,6 +254,12 @@ HOST_PACKAGES: tuple[HostPackage, ...] = (
         "makes the images of those tests",
         use=TEST,
         programs=("umoci",),
+    ),
+    HostPackage(
+        "zstd",
+        "pzstd, which packs layers as only some tools do",
+        use=TEST,
+        programs=("pzstd",),
     ),
     HostPackage(
         "apache2-utils",

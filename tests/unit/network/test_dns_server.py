@@ -15,7 +15,7 @@ from dnslib import QTYPE, DNSRecord
 from banger.config.settings import Settings
 from banger.network import dnsforward
 from banger.network.dnsforward import Forwarder, HostServers, read_servers
-from banger.network.dnsserver import DATAGRAMS_A_TURN, DNSServer, Limits
+from banger.network.dnsserver import ANSWERS_A_TURN, DNSServer, Limits
 from banger.network.dnszone import NamedGuest, Zone
 from banger.network.names import Names
 from tests.unit.network.dnsasks import Asker, Upstream, ask_by_tcp, closing, question
@@ -141,7 +141,7 @@ async def test_a_full_queue_is_taken_in_pieces_so_that_the_loop_goes_on(server: 
         while sum(taken) < 40:
             taken.append(0)
             await asyncio.sleep(0)
-        assert max(taken) <= DATAGRAMS_A_TURN
+        assert max(taken) <= ANSWERS_A_TURN
 
 
 async def test_foreign_names_come_from_the_hosts_resolver(server: DNSServer, upstream: Upstream) -> None:
