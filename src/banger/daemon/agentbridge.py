@@ -12,14 +12,13 @@ from typing import Any
 
 from aiohttp import web
 
-from banger.errors import BangerError, ErrorCode
-from banger.system import unix
+from banger.guest.connection import FrameStream, open_stream
+from banger.guest.errors import GuestTimeout, GuestUnreachable
 
 PROTOCOL = "banger-agent/1"
 CHUNK = 64 << 10
 HIGH_WATER = 256 << 10
 HANDSHAKE_TIMEOUT_S = 5.0
-MAX_HANDSHAKE = 32
 
 
 class ClientBytes:
@@ -75,46 +74,23 @@ class ClientBytes:
         await protocol._drain_helper()
 
 
-async def connect_guest(path: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A stream to the guest's vsock port through the monitor's socket; else GUEST_UNREACHABLE, within 5 s."""
+async def connect_guest(path: str) -> FrameStream:
+    """To the agent through the monitor's socket, nothing read yet; else GUEST_UNREACHABLE, within 5 s."""
     try:
-        async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-            connected = await unix.connect_async(path, timeout_s=HANDSHAKE_TIMEOUT_S)
-            reader, writer = await asyncio.open_unix_connection(sock=connected, limit=CHUNK)
-            try:
-                writer.write(f"CONNECT {port}\n".encode())
-                await _expect_ok(reader)
-            except BaseException:
-                writer.close()
-                raise
-    except (OSError, asyncio.IncompleteReadError, ValueError) as error:
-        raise BangerError(
-            ErrorCode.GUEST_UNREACHABLE, "the guest's agent does not answer", details=f"{path}: {error}"
-        ) from error
-    return reader, writer
+        return await open_stream(path, timeout_s=HANDSHAKE_TIMEOUT_S)
+    except GuestTimeout as error:
+        raise GuestUnreachable("the guest's agent does not answer", details=error.brief) from error
 
 
-async def _expect_ok(reader: asyncio.StreamReader) -> None:
-    """`OK <n>\\n`, byte by byte: what follows belongs to the agent."""
-    line = b""
-    while not line.endswith(b"\n"):
-        if len(line) > MAX_HANDSHAKE:
-            raise ValueError(f"handshake {line[:MAX_HANDSHAKE]!r}")
-        line += await reader.readexactly(1)
-    if not line.startswith(b"OK "):
-        raise ValueError(f"handshake {line!r}")
-
-
-async def bridge(client: ClientBytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def bridge(client: ClientBytes, guest: FrameStream) -> None:
     """Copy both ways until either end closes."""
 
     async def to_guest() -> None:
         while data := await client.read():
-            writer.write(data)
-            await writer.drain()
+            await guest.write(data)
 
     async def to_client() -> None:
-        while data := await reader.read(CHUNK):
+        while data := await guest.reader.read(CHUNK):
             await client.write(data)
 
     ways = {asyncio.create_task(to_guest()), asyncio.create_task(to_client())}

@@ -11,7 +11,7 @@ from banger.api.replies import LeaseLine
 from banger.daemon.agentbridge import PROTOCOL, ClientBytes, bridge, connect_guest
 from banger.daemon.context import Handler, daemon_of, encoder, query_bool, query_int
 from banger.daemon.logfiles import LogFile, chunks
-from banger.daemon.vm_routes import AGENT_PORT, require_running
+from banger.daemon.vm_routes import require_running
 from banger.errors import BangerError, ErrorCode
 
 log = logging.getLogger(__name__)
@@ -62,17 +62,17 @@ async def agent(request: web.Request) -> web.StreamResponse:
     if request.headers.get("Upgrade", "").lower() != PROTOCOL:
         raise BangerError(ErrorCode.INVALID_ARGUMENT, f"this route needs the header Upgrade: {PROTOCOL}")
     await daemon.services.vms.touch(record.id)
-    reader, writer = await connect_guest(record.runtime.vsock_path, AGENT_PORT)
+    guest = await connect_guest(record.runtime.vsock_path)
     try:
         response = web.StreamResponse(status=101, headers={"Connection": "Upgrade", "Upgrade": PROTOCOL})
         client = ClientBytes(request)
         await response.prepare(request)
         client.attach()
-        await bridge(client, reader, writer)
+        await bridge(client, guest)
         response.force_close()
         return response
     finally:
-        writer.close()
+        guest.writer.close()
 
 
 HANDLERS: dict[str, Handler] = {"vm.lease": lease, "vm.logs": logs, "vm.agent": agent}

@@ -7,7 +7,9 @@ by the wire's limits. Nothing is left behind on the host after a crash.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from banger.guest import wire
@@ -84,22 +86,41 @@ class FrameStream:
 
 async def open_connection(vm_dir: str, *, timeout_s: float) -> tuple[FrameStream, Hello]:
     """Connect to the agent of the VM in vm_dir and read its HELLO. Raises GuestUnreachable, GuestTimeout."""
+    async with _within(timeout_s):
+        stream = await _reach(f"{vm_dir}/{SOCKET}", timeout_s)
+        try:
+            return stream, await _read_hello(stream)
+        except BaseException:
+            await stream.aclose()
+            raise
+
+
+async def open_stream(path: str, *, timeout_s: float) -> FrameStream:
+    """Connected through the monitor's socket at path; nothing of the agent's is read yet. Raises likewise."""
+    async with _within(timeout_s):
+        return await _reach(path, timeout_s)
+
+
+@contextlib.asynccontextmanager
+async def _within(timeout_s: float) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(timeout_s):
-            stream = await FrameStream.over(
-                await unix.connect_async(f"{vm_dir}/{SOCKET}", timeout_s=timeout_s)
-            )
-            try:
-                await stream.write(f"CONNECT {wire.WIRE_AGENT_PORT}\n".encode())
-                await _read_greeting(stream.reader)
-                return stream, await _read_hello(stream)
-            except BaseException:
-                await stream.aclose()
-                raise
+            yield
     except TimeoutError as error:
         raise GuestTimeout("answer", timeout_s) from error
     except (OSError, WireError, asyncio.IncompleteReadError) as error:
         raise GuestUnreachable("the guest's agent does not answer", details=repr(error)) from error
+
+
+async def _reach(path: str, timeout_s: float) -> FrameStream:
+    stream = await FrameStream.over(await unix.connect_async(path, timeout_s=timeout_s))
+    try:
+        await stream.write(f"CONNECT {wire.WIRE_AGENT_PORT}\n".encode())
+        await _read_greeting(stream.reader)
+        return stream
+    except BaseException:
+        await stream.aclose()
+        raise
 
 
 async def _read_greeting(reader: asyncio.StreamReader) -> None:
