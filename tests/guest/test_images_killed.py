@@ -1,4 +1,4 @@
-"""The daemon gets SIGKILL in the middle of a pull, of a build and of a promotion: the next try succeeds.
+"""The daemon gets SIGKILL (the command Ctrl-C) in a pull, a build, a promotion: the next try succeeds.
 
 When is told by the bytes that have come, by the command's progress lines, or by the program that is at work:
 never by the clock. Afterwards no half image, no staging folder, no part of a blob and no program is left;
@@ -64,9 +64,13 @@ def left(banger: Instance) -> list[str]:
     return found + [line for _, line in processes_below(f"{images}/.staging-")]
 
 
-def killed(banger: Instance, command: subprocess.Popen[bytes], daemon: int) -> None:
-    """SIGKILL to the daemon; the command says that it went away."""
-    os.kill(daemon, signal.SIGKILL)
+def killed(banger: Instance, command: subprocess.Popen[bytes], daemon: int, *, staging: str = "") -> None:
+    """SIGKILL to the daemon; the command says that it went away. staging: what has to be there then."""
+    os.kill(daemon, signal.SIGSTOP)
+    try:
+        assert not staging or staging in left(banger), "it was the middle"
+    finally:
+        os.kill(daemon, signal.SIGKILL)
     _, said = command.communicate(timeout=COMMAND_S)
     assert command.returncode == 1, said
     assert b"banger: " in said
@@ -135,25 +139,69 @@ def test_while_it_is_built(banger: Instance, before: Proxy, message: str) -> Non
     daemon = banger.daemon_pid()
     command = banger.start("image", "pull", f"{before.address}/wide", "--name", "built")
     at_line(command, message)
-    killed(banger, command, daemon)
-    assert ".staging-built" in left(banger), "it was the middle"
+    killed(banger, command, daemon, staging=".staging-built")
+    banger.ok("image", "list")
+    until(lambda: left(banger) == [], timeout_s=COMMAND_S)  # the next daemon's start is enough
     assert "built" not in names(banger)
     assert banger.ok("image", "pull", f"{before.address}/wide", "--name", "built").text == "built\n"
     assert left(banger) == []
     banger.ok("image", "delete", "built")
 
 
+def interrupted(command: subprocess.Popen[bytes]) -> None:
+    """Ctrl-C: the command ends its operation, and then itself."""
+    os.killpg(command.pid, signal.SIGINT)
+    out, said = command.communicate(timeout=COMMAND_S)
+    assert (command.returncode, out) == (128 + signal.SIGINT, b""), said
+
+
+def test_ctrl_c_while_blobs_come(banger: Instance, before: Proxy) -> None:
+    """Nothing of the image is left, and what has come is not brought again."""
+    banger.ok("image", "cache", "prune")
+    before.hold(NOISE // 2)
+    command = banger.start("image", "pull", f"{before.address}/big", "--name", "stopped")
+    assert before.held.wait(COMMAND_S), command.stderr
+    blobs = Path(banger.paths.cache_dir, "blobs")
+    soon(lambda: sum(part.stat().st_size for part in blobs.rglob("*.part")), "a part of a blob")
+    interrupted(command)
+    before.release()
+    assert [one for one in left(banger) if not one.endswith(".part")] == []
+    assert "stopped" not in names(banger)
+    had = sum(part.stat().st_size for part in blobs.rglob("*.part"))
+    before.forget()
+    assert banger.ok("image", "pull", f"{before.address}/big", "--name", "stopped").text == "stopped\n"
+    assert before.received < NOISE - had + (64 << 10)
+    assert left(banger) == []
+    banger.ok("image", "delete", "stopped")
+
+
+def test_ctrl_c_while_mke2fs_writes(banger: Instance, before: Proxy) -> None:
+    """The program ends with the pull, though it is stopped; and what it wrote is gone."""
+    daemon = banger.daemon_pid()
+    command = banger.start("image", "pull", f"{before.address}/wide", "--name", "unwritten")
+    writer = soon(lambda: at_work(daemon, "mke2fs"), "mke2fs")
+    try:
+        interrupted(command)
+    finally:
+        goes_on(writer)
+    assert left(banger) == []
+    assert "unwritten" not in names(banger)
+    assert banger.daemon_pid() == daemon
+    assert banger.ok("image", "pull", f"{before.address}/wide", "--name", "unwritten").text == "unwritten\n"
+    banger.ok("image", "delete", "unwritten")
+
+
 def test_while_mke2fs_writes(banger: Instance, before: Proxy) -> None:
-    """It loses the one who feeds it, and ends; what it made is removed by the next try, not taken."""
+    """It loses the one who feeds it, and ends; what it made is removed by the next daemon, not taken."""
     daemon = banger.daemon_pid()
     command = banger.start("image", "pull", f"{before.address}/wide", "--name", "fed")
     writer = soon(lambda: at_work(daemon, "mke2fs"), "mke2fs")
     try:
-        killed(banger, command, daemon)
+        killed(banger, command, daemon, staging=".staging-fed")
     finally:
         goes_on(writer)
-    until(lambda: not processes_below(f"{banger.paths.images_dir}/.staging-"), timeout_s=COMMAND_S)
-    assert ".staging-fed" in left(banger), "it was the middle"
+    banger.ok("image", "list")
+    until(lambda: left(banger) == [], timeout_s=COMMAND_S)
     assert "fed" not in names(banger)
     assert banger.ok("image", "pull", f"{before.address}/wide", "--name", "fed").text == "fed\n"
     assert left(banger) == []
@@ -174,11 +222,11 @@ def test_while_files_are_promoted(banger: Instance) -> None:
     command = banger.start("image", "promote", "mine")
     copier = soon(lambda: at_work(daemon, "cp"), "cp")
     try:
-        killed(banger, command, daemon)
+        killed(banger, command, daemon, staging=".staging-mine")
     finally:
         goes_on(copier)
-    until(lambda: not processes_below(f"{banger.paths.images_dir}/.staging-"), timeout_s=COMMAND_S)
-    assert ".staging-mine" in left(banger), "it was the middle"
+    banger.ok("image", "list")
+    until(lambda: left(banger) == [], timeout_s=COMMAND_S)
     assert json.loads(banger.ok("image", "show", "mine", "--json").text)["managed"] is False
     banger.ok("image", "promote", "mine")
     shown = json.loads(banger.ok("image", "show", "mine", "--json").text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -31,13 +31,23 @@ from tests.unit.image.test_pulling import Kernels, Store
 pytestmark = pytest.mark.anyio
 
 
+class Named(Store):
+    """As the table of images: a name has one image."""
+
+    async def put(self, image: Image) -> None:
+        other = self.by_name(image.name)
+        if other is not None and other.id != image.id:
+            raise BangerError(ErrorCode.ALREADY_EXISTS, f"an image named {image.name} exists already")
+        await super().put(image)
+
+
 class Shop:
     """An ImageService over a registry with a memory; `pins` is what its configuration's catalog has."""
 
     def __init__(self, home: Path, registry: FakeRegistry) -> None:
         self.registry = registry
         self.made = 0
-        self.store = Store()
+        self.store = Named()
         self.paths = resolve_paths({"BANGER_HOME": str(home)})
         self.kernels = cast(KernelService, Kernels(home / "a-kernel"))
         (home / "vmlinux").write_bytes(b"\x7fELF")
@@ -77,6 +87,7 @@ class Shop:
         return await service.pull(Wanted(reference=reference, name=name), credentials={})
 
     def folders(self) -> list[str]:
+        """An image's each; an unmanaged one's has its work seed."""
         root = Path(self.paths.images_dir)
         return sorted(path.name for path in root.iterdir() if not path.name.startswith(".lock-"))
 
@@ -182,29 +193,19 @@ async def test_the_loser_of_a_race_for_a_name_fails_and_leaves_nothing(shop: Sho
     registry.image("one")
     registry.image("two")
     service = shop.service()
-    tries = {
-        "pull and pull": lambda: (
-            shop.pull(service, f"{registry.address}/one", name="x"),
-            shop.pull(service, f"{registry.address}/two", name="x"),
-        ),
-        "pull and register": lambda: (
-            shop.pull(service, f"{registry.address}/one", name="x"),
-            service.register("x", shop.own),
-        ),
-        "register and pull": lambda: (
-            service.register("x", shop.own),
-            shop.pull(service, f"{registry.address}/one", name="x"),
-        ),
-        "register and register": lambda: (
-            service.register("x", shop.own),
-            service.register("x", shop.own),
-        ),
+    one, two = f"{registry.address}/one", f"{registry.address}/two"
+    kinds: dict[str, Callable[[], Awaitable[Image]]] = {
+        "pull": lambda: shop.pull(service, one, name="x"),
+        "pull another": lambda: shop.pull(service, two, name="x"),
+        "register": lambda: service.register("x", shop.own),
     }
-    for what, both in tries.items():
-        won, lost = await settled(*(asyncio.ensure_future(one) for one in both()))
+    races = [("pull", "pull another"), ("pull", "register"), ("register", "pull"), ("register", "register")]
+    for race in races:
+        what = " and ".join(race)
+        won, lost = await settled(*(asyncio.ensure_future(kinds[kind]()) for kind in race))
         assert [error.code for error in lost] == [ErrorCode.ALREADY_EXISTS], what
         assert service.list() == won, what
-        assert shop.folders() == [image.id for image in won if image.managed], what
+        assert shop.folders() == [image.id for image in won], what
         await service.delete("x")
         assert shop.folders() == []
 
@@ -229,7 +230,7 @@ async def test_promotion_and_deletion_at_once_leave_one_of_both(shop: Shop) -> N
     await service.register("mine", shop.own)
     both = (service.promote("mine"), service.delete("mine"))
     await asyncio.gather(*both, return_exceptions=True)
-    assert shop.folders() == [image.id for image in service.list() if image.managed]
+    assert shop.folders() == [image.id for image in service.list()]
 
 
 async def test_what_vms_have_is_not_deleted(shop: Shop) -> None:
