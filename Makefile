@@ -46,7 +46,7 @@ unit: setup-test ## the tests that need no root and no guest
 test-lab: setup-test ## only the tests that need device-mapper or KVM, inside the lab host (a guest)
 	@$(PYTEST) tests/lab $(ARGS)
 
-fuzz: setup-test ## the agent's readers against any bytes, for SECONDS=600 in all
+fuzz: setup-test ## the agent's and the image room's readers against any bytes, for SECONDS=600 in all
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
 bench: setup-test ## the figures of bench/, each beside its baseline

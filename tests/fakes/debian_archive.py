@@ -122,16 +122,16 @@ class FakeArchive:
         suite: str,
         version: str = "1.0-1",
         depends: str = "",
-        extra: str = "",
+        filename: str = "",
     ) -> str:
-        """Put a package into a suite; returns its path."""
+        """Put a package into a suite; returns its path. filename: what the index says instead."""
         path = f"pool/main/{name[0]}/{name}/{name}_{version.replace(':', '%3a')}_amd64.deb"
         self.files[path] = content
         digest = hashlib.sha256(content).hexdigest()
         paragraph = (
             f"Package: {name}\nVersion: {version}\nArchitecture: amd64\n"
             + (f"Depends: {depends}\n" if depends else "")
-            + f"Filename: {path}\nSize: {len(content)}\nSHA256: {digest}\n{extra}"
+            + f"Filename: {filename or path}\nSize: {len(content)}\nSHA256: {digest}\n"
         )
         self._packages.setdefault(suite, []).append(paragraph)
         return path

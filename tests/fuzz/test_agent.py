@@ -10,26 +10,27 @@ import pytest
 
 from tests.capabilities import demand, require
 from tests.fuzz import agent, seeds
+from tests.fuzz.libfuzzer import Run
 
 pytestmark = require("clang", "own-mounts")
 SECONDS = 1
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[agent.Run]]]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Run]]]:
     """All targets, two at a time: each test waits for its own."""
     demand("clang", "own-mounts")
     agent.program()
     folder = tmp_path_factory.mktemp("fuzz")
     with ThreadPoolExecutor(2) as pool:
         yield {
-            target: pool.submit(agent.run, target, folder / target, seconds=SECONDS)
+            target: pool.submit(agent.FUZZER.run, target, folder / target, seconds=SECONDS)
             for target in agent.targets()
         }
 
 
 @pytest.mark.parametrize("target", agent.targets())
-def test_any_bytes(target: str, runs: dict[str, Future[agent.Run]]) -> None:
+def test_any_bytes(target: str, runs: dict[str, Future[Run]]) -> None:
     run = runs[target].result(240)
     assert run.found is None, f"{run.found!r}\n{run.output[-6000:]}"
     assert run.inputs > 50, run.output
@@ -39,7 +40,7 @@ def test_any_bytes(target: str, runs: dict[str, Future[agent.Run]]) -> None:
 @pytest.mark.parametrize("target", seeds.FOUND)
 def test_what_was_once_found(target: str, tmp_path: Path) -> None:
     for data in seeds.FOUND[target]:
-        assert agent.replay(target, data, tmp_path) == ""
+        assert agent.FUZZER.replay(target, data, tmp_path) == ""
 
 
 def test_every_target_has_seeds() -> None:
@@ -48,8 +49,8 @@ def test_every_target_has_seeds() -> None:
 
 def test_a_broken_promise_is_told(tmp_path: Path) -> None:
     """The target `broken` promises that no input begins with a NUL: the input that does is given back."""
-    run = agent.run("broken", tmp_path, seconds=5)
+    run = agent.FUZZER.run("broken", tmp_path, seconds=5)
     assert run.found is not None
     assert run.found.startswith(b"\0")
     assert "not so" in run.output
-    assert "not so" in agent.replay("broken", run.found, tmp_path)
+    assert "not so" in agent.FUZZER.replay("broken", run.found, tmp_path)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -20,6 +22,7 @@ from backports import zstd
 from banger.config.settings import Registry
 from banger.errors import BangerError, ErrorCode
 from banger.image import compress
+from banger.image.flatten import flatten
 from banger.image.oci import manifest as m
 from banger.image.oci.archive import load
 from banger.image.oci.blobs import BlobCache
@@ -27,10 +30,14 @@ from banger.image.oci.endpoint import Access
 from banger.image.oci.manifest import PulledImage
 from banger.image.oci.pull import pull
 from tests.capabilities import require
-from tests.fakes.registry import FakeRegistry, noise
+from tests.fakes.registry import FakeRegistry, digest_of, noise, tar_of
 from tests.realregistry import ANN, Maker, RealRegistry, TokenServer, make_certificate
 
-pytestmark = [pytest.mark.anyio, pytest.mark.host, require("docker-registry", "skopeo", "umoci", "htpasswd")]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.host,
+    require("docker-registry", "skopeo", "umoci", "htpasswd", "pzstd"),
+]
 
 LAYERS: list[dict[str, bytes] | Path] = [
     {"bin/sh": noise(200_000), "etc/os-release": b"ID=test\n"},
@@ -240,6 +247,27 @@ async def test_files_that_tools_write(maker: Maker, tmp_path: Path, cache: BlobC
             assert image.reference == name
             assert image.config.cmd == ("/bin/sh",)
             assert image.config.user == "7:8"
+
+
+async def test_zstd_that_begins_with_a_skippable_frame(tmp_path: Path, cache: BlobCache) -> None:
+    """As pzstd writes it, and with a table of contents behind it, as zstd:chunked has it."""
+    content = tar_of({"etc/motd": b"hello", "big": noise(6 << 20)})
+    (tmp_path / "layer").write_bytes(content)
+    argv = ["pzstd", "-q", "-p2", "-c", str(tmp_path / "layer")]
+    packed = (await asyncio.to_thread(subprocess.run, argv, capture_output=True, timeout=60)).stdout
+    assert packed.startswith(b"\x50\x2a\x4d\x18")
+    table = struct.pack("<II", 0x184D2A5E, 64) + bytes(64)
+    config = {"os": "linux", "architecture": m.this_platform().architecture}
+    rootfs = {"type": "layers", "diff_ids": [digest_of(content)] * 2}
+    saved = [{"Config": "c", "Layers": ["one", "two"]}]
+    members = {"manifest.json": saved, "c": {**config, "rootfs": rootfs}}
+    archive = {name: json.dumps(document).encode() for name, document in members.items()}
+    (tmp_path / "image.tar").write_bytes(tar_of({**archive, "one": packed, "two": packed + table}))
+    with (tmp_path / "image.tar").open("rb") as file, cache.lease() as lease:
+        image = await load(file, lease=lease, what="image.tar")
+        check_layers(image)
+        out = io.BytesIO()
+        assert flatten(image.layers, out, work=tmp_path).entries == 4
 
 
 PULLER = """

@@ -279,11 +279,11 @@ def _package(fields: dict[str, str], suite: str) -> Package:
     name, size = fields.get("package", ""), fields.get("size", "")
     filename, digest = fields.get("filename", ""), fields.get("sha256", "")
     if not size.isascii() or not size.isdigit() or not _SHA256.fullmatch(digest):
-        raise invalid(f"the index of {suite} has no size or digest for {name}")
+        raise invalid(f"the index of {suite} has no size or digest for {name[:100]!a}")
     if not _POOL_PATH.fullmatch(filename) or ".." in filename.split("/"):
         raise invalid(f"the index of {suite} has a strange path for {name}: {filename[:200]!r}")
     if int(size) > MAX_DEB:
-        raise invalid(f"{name} of {suite} is said to have {size} bytes")
+        raise invalid(f"{name[:100]!a} of {suite} is said to have {size} bytes")
     depends = ", ".join(filter(None, (fields.get("pre-depends"), fields.get("depends"))))
     return Package(
         name=name,

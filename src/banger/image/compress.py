@@ -34,6 +34,8 @@ MAGICS: tuple[tuple[bytes, str], ...] = (
     (b"BZh", "bzip2"),
     (struct.pack("<I", LZ4_LEGACY_MAGIC), "lz4"),
     (b"\x5d\x00\x00", "lzma"),
+    # skippable frames (RFC 8878, 3.1.2), which may stand in front of the others
+    *((struct.pack("<I", 0x184D2A50 + number), "zstd") for number in range(16)),
 )
 
 

@@ -125,7 +125,7 @@ def extract(deb: Path, target: Path, wanted: Callable[[str], str | None]) -> lis
                     else:
                         raise invalid(f"a package whose {member.name!r} is no plain file")
                     written.append(place)
-        except tarfile.TarError as error:
+        except (tarfile.TarError, ValueError, OverflowError) as error:  # the last two: tarfile's numbers
             raise invalid("a package with a broken data archive", details=str(error)) from error
     return written
 

@@ -16,11 +16,12 @@ MAX_PARAGRAPH = 1 << 20
 def parse_paragraph(text: str) -> dict[str, str]:
     """Fields of one paragraph; names lower-cased, continuation lines joined by newlines.
 
-    A line that is neither a field, a continuation nor a comment is IMAGE_INVALID.
+    A line that is neither a field, a continuation nor a comment is IMAGE_INVALID, and so is a field that
+    comes twice: which of them counts, readers disagree on.
     """
     fields: dict[str, str] = {}
     name = ""
-    for line in text.splitlines():
+    for line in text.split("\n"):  # not at what else Unicode has: a description may have it
         if line.startswith("#") or not line.strip():
             continue
         if line[0] in " \t":
@@ -32,6 +33,8 @@ def parse_paragraph(text: str) -> dict[str, str]:
         name = name.strip().lower()
         if not colon or not name or " " in name:
             raise invalid(f"not a control field: {line[:80]!r}")
+        if name in fields:
+            raise invalid(f"a control paragraph with {name[:80]!r} twice")
         fields[name] = value.strip()
     return fields
 
@@ -39,7 +42,7 @@ def parse_paragraph(text: str) -> dict[str, str]:
 def parse_paragraphs(text: str) -> Iterator[dict[str, str]]:
     """All paragraphs of a text, which empty lines part."""
     lines: list[str] = []
-    for line in [*text.splitlines(), ""]:
+    for line in [*text.split("\n"), ""]:
         if line.strip():
             lines.append(line)
         elif lines:

@@ -146,7 +146,7 @@ class LayerTree:
             there.xattrs, there.layer = inode.xattrs, inode.layer
         else:
             if there is not None:
-                there.names -= 1
+                _unname(there)
                 # to the end of the order, so that contents are written in the order in which they lie
                 del parent.children[name]
             self._add(parent, name, inode)
@@ -282,6 +282,16 @@ def shown(raw: bytes) -> str:
     """A stranger's name in an error: short, quoted, and nothing a terminal could act upon."""
     text = raw[:200].decode("utf-8", "backslashreplace")
     return "'" + "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text) + "'"
+
+
+def _unname(top: Inode) -> None:
+    """A name goes, and with a folder's all below it."""
+    going = [top]
+    while going:
+        inode = going.pop()
+        inode.names -= 1
+        if isinstance(inode, Folder):
+            going += inode.children.values()
 
 
 def _inode(header: Header, source: int, layer: int) -> Inode:

@@ -107,8 +107,12 @@ def read_sources(etc_apt: Path) -> list[tuple[str, tuple[str, ...], tuple[str, .
 
 def normalise_mirror(url: str) -> str:
     """A usable base URL without its trailing slash, or HOST_UNSUITABLE."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets or a port that are none
+        usable = False
+    if not usable or parts.query or parts.fragment:
         raise unsuitable(f"not the base URL of a Debian mirror: {url!r}", hint=_HINT)
     return url.rstrip("/")
 
@@ -132,7 +136,7 @@ def find_mirror(configured: str, *, root: Path = Path("/")) -> str:
         for uri, suites, components in entries:
             if not wanted & set(suites) or (components and "main" not in components):
                 continue
-            if urlsplit(uri).scheme in ("http", "https"):
+            if uri.lower().startswith(("http://", "https://")):
                 return normalise_mirror(uri)
     raise unsuitable("the host's apt has no http or https mirror of Debian", hint=_HINT)
 

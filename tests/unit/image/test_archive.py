@@ -246,7 +246,7 @@ async def test_missing_suite_and_dead_mirror(archive: FakeArchive, tmp_path: Pat
 async def test_strange_paths_in_the_index_are_refused(
     archive: FakeArchive, tmp_path: Path, filename: str
 ) -> None:
-    archive.add_deb("hello", make_deb([]), suite="bookworm", extra=f"Filename: {filename}\n")
+    archive.add_deb("hello", make_deb([]), suite="bookworm", filename=filename)
     archive.publish("bookworm")
     with pytest.raises(BangerError, match="strange path"):
         await fetch(archive, tmp_path)

@@ -88,6 +88,19 @@ def test_members_behind_each_other(kind: str) -> None:
         unpack(pack(b"one") + b"garbage behind it", kind)
 
 
+@pytest.mark.parametrize("number", [0, 7, 15])
+@pytest.mark.parametrize("size", [0, 5, 3 * compress.STEP])
+def test_skippable_frames_say_nothing(number: int, size: int) -> None:
+    """pzstd has one in front of each frame, zstd:chunked its table of contents behind the last."""
+    skippable = struct.pack("<II", 0x184D2A50 + number, size) + bytes(size)
+    data = skippable + zstd.compress(b"one") + skippable * 2 + zstd.compress(b"two") + skippable
+    assert compress.recognise(data) == "zstd"
+    for step in (len(data), 1 << 20, 4096 if size > 5 else 1):
+        assert unpack(data, "zstd", step=step) == b"onetwo"
+    with pytest.raises(BangerError):
+        unpack(data[:-1], "zstd")
+
+
 def test_lz4_ends_at_what_is_no_block() -> None:
     full = bytes(compress.LZ4_LEGACY_BLOCK)
     assert unpack(lz4_legacy(full) + struct.pack("<I", len(full)), "lz4") == full

@@ -100,3 +100,10 @@ def test_version_order_is_an_order(a: str, b: str, c: str) -> None:
     assert deb822.compare_versions(a, b) == -deb822.compare_versions(b, a)
     if deb822.compare_versions(a, b) <= 0 and deb822.compare_versions(b, c) <= 0:
         assert deb822.compare_versions(a, c) <= 0
+
+
+def test_a_field_comes_once_and_lines_end_only_where_they_end() -> None:
+    with pytest.raises(BangerError, match="'filename' twice"):
+        deb822.parse_paragraph("Filename: a\nVersion: 1\nfilename: b\n")
+    text = "Package: x\r\nDescription: a\x0bb\x85c\u2028Package: y\n"
+    assert deb822.parse_paragraph(text) == {"package": "x", "description": "a\x0bb\x85c\u2028Package: y"}

@@ -151,3 +151,17 @@ def test_a_name_that_repeats_whiteouts_costs_nothing() -> None:
 def test_shown_is_safe() -> None:
     assert shown(b"a\x1b[2J\xff\n\xe2\x80\xae" + b"x" * 500).startswith("'a\\x1b[2J\\xff\\n\\u202ex")
     assert len(shown(b"\xff" * 10_000)) < 1000
+
+
+def test_names_are_counted_where_a_folder_is_replaced() -> None:
+    """A file over a folder takes the names below it from the inodes that have others."""
+    tree = LayerTree(max_nodes=100, max_index=10_000, max_steps=1000)
+    for name, kind, target in (
+        (b"kept", FILE, b""),
+        (b"d", FOLDER, b""),
+        (b"d/e", FOLDER, b""),
+        (b"d/e/hard", LINK, b"kept"),
+        (b"d", FILE, b""),
+    ):
+        tree.apply(Header(name, kind, 0o644, 0, 0, 0, target=target), -1)
+    assert [(path, inode.names) for path, inode in walk(tree.root)] == [(b"kept", 1), (b"d", 1)]

@@ -107,3 +107,14 @@ def test_apt_proxies() -> None:
     assert found.for_url("https://a.example.org/x") == "http://proxy.example.org:3142"
     assert found.for_url("http://mirror.example.org/x") == ""
     assert sources.NO_PROXIES.for_url("http://a.example.org") is None
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[x/debian", "http://example.org:99999/debian", "http://a:b/", "ftp://a/", "http://"]
+)
+def test_what_is_no_mirror(tmp_path: Path, url: str) -> None:
+    root = host(tmp_path, {"etc/apt/sources.list": f"deb {url} bookworm main\n"})
+    for configured in (url, ""):
+        with pytest.raises(BangerError) as caught:
+            sources.find_mirror(configured, root=root)
+        assert caught.value.code is ErrorCode.HOST_UNSUITABLE

@@ -103,13 +103,14 @@ def check_hop(source: str, target: str, access: Access) -> None:
         parts = urlsplit(target)
     except ValueError:
         raise _refused(source, "to something that is no http URL") from None
+    shown = ascii(host[:100])[1:-1]
     if len(target) > MAX_LOCATION or parts.username or parts.password or not target.isprintable():
-        raise _refused(source, f"to a strange URL at {host}")
+        raise _refused(source, f"to a strange URL at {shown}")
     if is_loopback(_bracketed(host)) and not is_loopback(_bracketed(origin(source)[1])):
         raise _refused(source, "to this machine itself")
     both = access.is_insecure(parts.netloc) and access.is_insecure(urlsplit(source).netloc)
     if scheme == "http" and not both:
-        raise _refused(source, f"to {host} without encryption")
+        raise _refused(source, f"to {shown} without encryption")
 
 
 def tls(address: str, access: Access, *, insecure: bool) -> ssl.SSLContext:

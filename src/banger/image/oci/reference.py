@@ -78,7 +78,7 @@ def parse_reference(text: str) -> Reference:
     path, colon, tag = path.partition(":")
     if colon and not _TAG.fullmatch(tag):
         raise _bad(text, "what follows the : is no tag (letters, digits, _ . -, at most 128)")
-    if not _REGISTRY.fullmatch(registry) or not _is_port(registry):
+    if not _REGISTRY.fullmatch(registry) or not _is_address(registry):
         raise _bad(text, "what is before the first / is no host name")
     if registry == DEFAULT_REGISTRY and "/" not in path:
         path = _SHORT_NAMES + path
@@ -133,8 +133,15 @@ def _split_registry(name: str) -> tuple[str, str]:
     return _ALIASES.get(first, first), rest
 
 
-def _is_port(registry: str) -> bool:
-    port = registry.rpartition("]")[2].rpartition(":")[2] if ":" in registry.rpartition("]")[2] else ""
+def _is_address(registry: str) -> bool:
+    """Whether what its pattern leaves open holds: a port that there can be, an IPv6 address in brackets."""
+    bracketed, _, rest = registry.rpartition("]")
+    port = rest.rpartition(":")[2] if ":" in rest else ""
+    try:
+        if bracketed:
+            ipaddress.IPv6Address(bracketed[1:])
+    except ValueError:
+        return False
     return not port or 0 < int(port) < 65536
 
 

@@ -74,6 +74,8 @@ def test_spelled_as_docker_does(text: str, registry: str, repository: str, tag: 
         ("-example.org/app", "host name"),
         ("example..org/app", "host name"),
         ("example.org:99999/app", "host name"),
+        ("[0:1]:5000/app", "host name"),
+        ("[::1]:0/app", "host name"),
         ("example.org:0/app", "host name"),
         ("example.org/" + "a" * 250, "longer than 255"),
         ("app\n", "its name"),

@@ -1,0 +1,102 @@
+"""A program made with libFuzzer: run on a target for a while, and what came of it.
+
+The agent's (agent.py, C under sanitizers) and the image readers' (image.py, Python under atheris) both take
+libFuzzer's options and the target's name in BANGER_FUZZ. Each run has a folder of its own: `seeds`, `corpus`
+for what reached something new, `found-*` for an input that broke a promise.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MOST_BYTES = 65536
+ONE_INPUT_S = 10
+"""A reader that takes longer for one input is a finding, too."""
+MEMORY_MIB = 1024
+
+
+@dataclass(frozen=True)
+class Run:
+    """One target's run. edges: of the program, covered; found: the input that broke it, if there is one."""
+
+    target: str
+    inputs: int
+    edges: int
+    features: int
+    found: bytes | None
+    output: str
+
+
+@dataclass(frozen=True)
+class Fuzzer:
+    """command: the program; targets: their names; seeds: what a target begins with.
+
+    dictionary: words that an input may have in it. env: for the program. memory_mib: more is a finding.
+    """
+
+    command: Callable[[], list[str]]
+    targets: Callable[[], list[str]]
+    seeds: Callable[[str], list[bytes]]
+    dictionary: Sequence[bytes] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    memory_mib: int = MEMORY_MIB
+
+    def run(self, target: str, folder: Path, *, seconds: int) -> Run:
+        """Fuzz a target for so long, beginning with the seeds and folder/corpus, where what is new stays."""
+        for name in ("corpus", "seeds"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        for number, seed in enumerate(self.seeds(target)):
+            (folder / "seeds" / f"{number:03}").write_bytes(seed)
+        for old in folder.glob("found-*"):
+            old.unlink()
+        words = [f"-max_total_time={seconds}", f"-timeout={ONE_INPUT_S}", f"-max_len={MOST_BYTES}"]
+        words += ["-print_final_stats=1", f"-rss_limit_mb={self.memory_mib}", "-artifact_prefix=found-"]
+        if self.dictionary:
+            lines = ('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in self.dictionary)
+            (folder / "dictionary").write_text("".join(lines))
+            words.append("-dict=dictionary")
+        # the names are relative: all else may not be there for the fuzzer any more
+        output = self._start(target, folder, [*words, "corpus", "seeds"], timeout_s=seconds * 2 + 120)
+        artifacts = sorted(folder.glob("found-*"))
+        return Run(
+            target,
+            inputs=_last(r"stat::number_of_executed_units:\s*(\d+)", output),
+            edges=_last(r"\bcov: (\d+)", output),
+            features=_last(r"\bft: (\d+)", output),
+            found=artifacts[0].read_bytes() if artifacts else None,
+            output=output,
+        )
+
+    def replay(self, target: str, data: bytes, folder: Path) -> str:
+        """What is wrong with this one input; "" when nothing is."""
+        single = folder / "input"
+        single.write_bytes(data)
+        output = self._start(target, folder, [single.name], timeout_s=60)
+        return "" if re.search(r"^Executed .* in \d+ ms", output, re.MULTILINE) else output
+
+    def _start(self, target: str, folder: Path, words: Iterable[str], *, timeout_s: float) -> str:
+        done = subprocess.run(
+            [*self.command(), *words],
+            cwd=folder,
+            env={"PATH": os.environ["PATH"], "BANGER_FUZZ": target, **self.env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout_s,
+            check=False,
+        )
+        output = done.stdout.decode("utf-8", "replace")
+        if done.returncode and not list(folder.glob("found-*")) and not (folder / "input").exists():
+            raise RuntimeError(f"the fuzzer could not run: {output[-2000:]}")
+        return output
+
+
+def _last(pattern: str, text: str) -> int:
+    numbers = re.findall(pattern, text)
+    return int(numbers[-1]) if numbers else 0
