@@ -18,7 +18,8 @@ from banger.config.settings import Settings
 from banger.config.toml import load_settings
 from banger.errors import BangerError
 from banger.image.kernel import read_kernel
-from banger.image.published import read_image
+from banger.image.published import WORK_SEED, read_image
+from banger.image.seeds import read_stamp
 from banger.local import findings
 from banger.local.findings import Check, Distribution, Status
 from banger.system.host_packages import HOST_PACKAGES, RUN, HostPackage, absent
@@ -155,16 +156,30 @@ def kernel_check(paths: Paths) -> Check:
 
 def image_check(paths: Paths, default: str) -> Check:
     try:
-        images = [image for folder in subfolders(paths.images_dir) if (image := read_image(folder))]
+        folders = subfolders(paths.images_dir)
+        images = [image for folder in folders if (image := read_image(folder))]
     except BangerError as error:
         return Check("image", Status.FAIL, error.brief, error.hint or "")
-    if any(image.name == default and not image.work_seed_path for image in images):
-        return Check("image", Status.WARN, f"{default} has no work seed: /root starts out empty")
+    unseeded = [said for folder in folders if (said := without_seed(folder))]
+    if unseeded:
+        return Check("image", Status.WARN, f"/root starts out empty: {'; '.join(unseeded)}")
     return findings.made_at_first_use(
         "image",
         [image.name for image in images],
         f"{default} is built at the first start, in a minute or two",
     )
+
+
+def without_seed(folder: Path) -> str:
+    """Which image of this folder has no work seed, and why; "" where all is well."""
+    image = read_image(folder)
+    name = image.name if image else folder.name[:12]  # of the user's own files
+    seed = Path(image.work_seed_path) if image and image.work_seed_path else folder / WORK_SEED
+    stamp = read_stamp(seed)
+    if stamp is not None:
+        return f"the image {name} has no work seed: {stamp.problem}" if stamp.problem else ""
+    # a registered image without one is given it by its next VM
+    return f"the image {name} has no work seed" if image and not seed.exists() else ""
 
 
 def subfolders(folder: str) -> list[Path]:

@@ -145,10 +145,16 @@ class Lifecycle:
         subject = start.subject
         cause = error.cause if isinstance(error, StepError) else error
         why = "start was cancelled" if isinstance(cause, asyncio.CancelledError) else describe_cause(cause)
+        failures: list[tuple[str, BaseException]] = []
+        closing = [("ready", start.ready.aclose)]
         if start.machine is not None:
-            await start.machine.close()
-        await start.ready.aclose()
-        failures = await self._undo(subject)
+            closing.insert(0, ("machine", start.machine.close))
+        for what, close in closing:
+            try:
+                await close()
+            except Exception as problem:
+                failures.append((what, problem))
+        failures += await self._undo(subject)
         if failures:
             why = f"{why}; {CleanupFailed(subject.name, failures).brief}"
         else:

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from banger.config.paths import Paths, resolve_paths
+from banger.image import seeds
+from banger.image.published import write_record
 from banger.local import doctor
 from banger.local.findings import Check, Status
+from banger.model.records import Image, now
 from banger.system.host_packages import HOST_PACKAGES, RUN, absent
 
 
@@ -67,3 +70,25 @@ def test_hidden_folders_are_no_images(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     assert [path.name for path in doctor.subfolders(str(tmp_path))] == ["one"]
     assert doctor.subfolders(f"{tmp_path}/none") == []
+
+
+def test_an_image_without_a_seed_is_said_with_its_reason(paths: Paths) -> None:
+    root = Path(paths.images_dir)
+    for folder, name in (("a" * 64, "whole"), ("b" * 64, "bare"), ("c" * 64, "")):
+        (root / folder).mkdir(parents=True)
+        if name:
+            image = Image(id=folder, name=name, created_at=now(), updated_at=now(), rootfs_path="rootfs.ext4")
+            write_record(root / folder, image)
+    (root / ("a" * 64) / "work-seed.tar").write_bytes(bytes(1024))
+    (root / "rootfs").write_bytes(b"no file system" * 100)
+    said = doctor.image_check(paths, "debian")
+    assert (said.status, said.message) == (
+        Status.WARN,
+        "/root starts out empty: the image bare has no work seed",
+    )
+    (root / ("b" * 64) / "work-seed.tar").write_bytes(bytes(1024))
+    assert doctor.image_check(paths, "debian").status is Status.PASS
+    seeds.prepare(root / ("c" * 64) / "work-seed.tar", rootfs=str(root / "rootfs"), key="k", files=())
+    said = doctor.image_check(paths, "debian")
+    assert said.status is Status.WARN
+    assert "the image cccccccccccc has no work seed: it " in said.message
