@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("vm_list", "start", "run_true", "known", "copy", "exec", "pull")
+NAMES = ("vm_list", "start", "run_true", "known", "copy", "exec", "pull", "workdisk")
 RESULTS = Path(__file__).parent / "results"
 INSIDE = "BANGER_BENCH_NAMESPACE"
 
