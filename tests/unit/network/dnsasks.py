@@ -125,3 +125,13 @@ def closing(*things: Asker | Upstream) -> Iterator[None]:
     finally:
         for thing in things:
             thing.close()
+
+
+async def serve() -> None:
+    """An upstream where systemd-resolved has its own, until killed."""
+    with closing(await Upstream.start("127.0.0.53", 53)):
+        await asyncio.get_running_loop().create_future()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve())
