@@ -11,8 +11,9 @@ import hashlib
 import http.client
 import io
 import json
+import os
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from banger.image.oci import manifest as m
 from tests.capabilities import require
 from tests.fakes.ociregistry import registry
 from tests.fakes.proxy import within
+from tests.fakes.registry import tar_of
 from tests.guest.instance import Instance
 
 pytestmark = [require("docker-registry"), pytest.mark.guest]
@@ -138,6 +140,50 @@ HOSTILE = [
 ]
 
 
+def blocks(data: bytes) -> bytes:
+    """A tar's entries without its end, so that others can follow."""
+    return data[: -(-len(data.rstrip(b"\0")) // 512) * 512]
+
+
+def often(data: bytes, times: int, *, members: int = 1) -> Callable[[bytes], bytes]:
+    """A blob that is gzip of data so many times over: members of gzip behind each other, quickly made."""
+    return lambda _plain: gzip.compress(data * (times // members), 1, mtime=0) * members
+
+
+ATTRIBUTES = {"SCHILY.xattr.com.example": "a" * 1_000_000}
+FAR = "a/../" * 500
+STAIRS = [
+    entry("a", tarfile.DIRTYPE),
+    *(entry(f"s{number}", tarfile.SYMTYPE, target=f"{FAR}s{number + 1}") for number in range(38)),
+    entry("s38", tarfile.SYMTYPE, target="a"),
+]
+BOMBS = [
+    Hostile(
+        "of-much-nothing",
+        (FINE,),
+        ("layer LAYER", "more than 200 times its size"),
+        packed=often(bytes(1 << 20), 17 * 64, members=17),
+    ),
+    Hostile(
+        "of-entries",
+        (FINE,),
+        ("layer LAYER", "entry 'etc/fine'", "more entries", "than an image can have"),
+        packed=often(blocks(tar(entry("etc/fine"))), 1_048_576, members=16),
+        diff_id=digest(blocks(tar(entry("etc/fine"))) * 1_048_576),
+    ),
+    Hostile(
+        "of-attributes",
+        (blocks(tar(entry("etc/fine", pax_headers=ATTRIBUTES))) * 300,),
+        ("layer LAYER", "entry 'etc/fine'", "names, link targets and attributes"),
+    ),
+    Hostile(
+        "of-stairs",
+        (tar(*STAIRS, *(entry(f"s0/{number}") for number in range(1000))),),
+        ("layer LAYER", "entry 's0/", "more symlinks on the way"),
+    ),
+]
+
+
 @pytest.fixture(scope="module")
 def address(banger: Instance) -> Iterator[str]:
     with registry(banger.home / "registry", run_in=banger.argv()) as found:
@@ -192,19 +238,81 @@ def _ask(
     return response.headers.get("Location", "")
 
 
-@pytest.mark.parametrize("image", HOSTILE, ids=[image.name for image in HOSTILE])
+@pytest.mark.parametrize("image", HOSTILE + BOMBS, ids=[image.name for image in HOSTILE + BOMBS])
 def test_it_is_refused(banger: Instance, address: str, image: Hostile) -> None:
     layer = within(banger.netns, lambda: upload(address, image))
-    refused = banger.banger("image", "pull", f"{address}/{image.name}")
+    says = [words.replace("LAYER", layer).replace("SHORT", layer[:19]) for words in image.says]
+    check_refused(banger, image.name, says, f"{address}/{image.name}")
+
+
+def check_refused(banger: Instance, name: str, says: Sequence[str], *words: str) -> None:
+    """With these words, in text that harms no terminal; and nothing is left."""
+    refused = banger.banger("image", "pull", *words)
     assert refused.status == 1, refused.stderr
     last = refused.stderr[refused.stderr.index("banger: ") :]
-    for words in image.says:
-        assert words.replace("LAYER", layer).replace("SHORT", layer[:19]) in last
+    for wanted in says:
+        assert wanted in last
     assert "\x1b" not in refused.stderr
-    assert image.name not in banger.ok("image", "list").text
+    assert name not in banger.ok("image", "list").text
     images = Path(banger.paths.images_dir)
     assert [path.name for path in images.glob(".*") if not path.name.startswith(".lock-")] == []
     assert list(Path(banger.paths.cache_dir, "blobs").rglob("*.part")) == []
+
+
+def saved(*, config: bytes = b"", **changes: Any) -> bytes:
+    """A docker archive of one layer. changes: to what manifest.json says of the image."""
+    layer = {"type": "layers", "diff_ids": [digest(FINE)]}
+    config = config or json.dumps({"os": "linux", "rootfs": layer}).encode()
+    image = {"Config": "c.json", "RepoTags": ["app:v1"], "Layers": ["layer.tar"], **changes}
+    return tar_of({"manifest.json": json.dumps([image]).encode(), "c.json": config, "layer.tar": FINE})
+
+
+FILES: dict[str, tuple[bytes, tuple[str, ...]]] = {
+    "no-archive": (b"#!/bin/sh\n" * 100, ("no-archive", "no tar file")),
+    "nothing": (b"", ("nothing", "no tar file")),
+    "something-else": (FINE, ("neither an OCI layout nor a docker archive",)),
+    "names-the-hosts": (saved(Config="../../../../etc/passwd"), ("no file", "etc/passwd")),
+    "links-to-the-hosts": (
+        tar(entry("manifest.json", tarfile.SYMTYPE, target="/etc/passwd")),
+        ("no file '/etc/passwd'",),
+    ),
+    "links-in-a-ring": (
+        tar(
+            *(
+                entry(a, tarfile.LNKTYPE, target=b)
+                for a, b in (("manifest.json", "b"), ("b", "manifest.json"))
+            )
+        ),
+        ("lead in circles",),
+    ),
+    "holds-a-device": (tar(entry("manifest.json", tarfile.CHRTYPE)), ("member of kind",)),
+    "more-layers": (saved(Layers=["layer.tar"] * 2), ("2 layers", "speaks of 1")),
+    "layers-without-end": (saved(Layers=["layer.tar"] * 5000), ("manifest.json", "length <= 256")),
+    "another-content": (
+        saved(Layers=["c.json"]),
+        ("something else than its config says",),
+    ),
+    "large-words": (
+        saved(config=b'{"os":"' + b"x" * (5 << 20) + b'"}'),
+        ("'c.json'", "larger than 4096 KiB"),
+    ),
+    "cut-off": (gzip.compress(saved())[:-40], ("gzip",)),
+    "speaks": (saved(RepoTags=["\x1b[2J"], Layers=["\x1b]0;x\x07"]), (r"'\x1b]0;x\x07'",)),
+    "many-members": (tar(*(entry("x") for _ in range(20_001))), ("more than 20000 members",)),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_refused(banger: Instance, tmp_path: Path, name: str) -> None:
+    data, says = FILES[name]
+    (tmp_path / name).write_bytes(data)
+    check_refused(banger, name, says, "--file", str(tmp_path / name))
+
+
+def test_what_is_no_file_holds_nobody_up(banger: Instance, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        check_refused(banger, "strange", [f"{path} is no file"], "--file", str(path), "--name", "strange")
 
 
 def test_a_symlink_out_of_the_image_leads_into_it(banger: Instance, address: str, tmp_path: Path) -> None:
