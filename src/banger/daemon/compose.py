@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from pathlib import Path
-
-import msgspec
 
 from banger.api.replies import CachePruned, CatalogImage, CatalogKernel, ImageCatalog, KernelCatalog
 from banger.api.requests import ImportKernel, PullImage, RegisterImage
@@ -34,18 +31,15 @@ from banger.network.names import Names
 from banger.store.database import Database
 from banger.store.images import ImageTable
 from banger.store.vms import VMTable
-from banger.system.lockorder import OrderedLock, Rank
-from banger.system.process import boot_id, executable, read_pid_file
+from banger.system.process import boot_id
 from banger.vm.background import Background
 from banger.vm.handles import HandleCache
-from banger.vm.liveness import MONITOR_ROLE
 from banger.vm.names import GuestNames
 from banger.vm.service import VMService
 from banger.vm.services import Services as VMServices
 from banger.vm.steps import CrashPoint, no_crash
 from banger.vm.workdisk import WorkDisk
-from banger.vmm.protocol import Monitor, MonitorKind
-from banger.vmm.select import choose_monitor
+from banger.vmm.select import ChosenMonitor
 
 
 class StoredImages:
@@ -146,37 +140,6 @@ class HostKernels:
         return await self._kernels.remove(name)
 
 
-class Chosen:
-    """The host's monitor, chosen at first need and kept; and the one that an older machine runs on."""
-
-    def __init__(self, settings: Settings, tools: ToolService, *, deadlines: Deadlines) -> None:
-        self._settings = settings
-        self._deadlines = deadlines
-        self._tools = tools
-        self._monitor: Monitor | None = None
-        self._choosing = OrderedLock(Rank.LEAF, "monitor")
-
-    async def __call__(self) -> Monitor:
-        async with self._choosing:
-            if self._monitor is None:
-                self._monitor = await choose_monitor(self._settings, self._bridge, deadlines=self._deadlines)
-            return self._monitor
-
-    async def of(self, vm_dir: str) -> Monitor:
-        """By the program that runs in vm_dir: config or host may have changed since it was started."""
-        identity = read_pid_file(f"{vm_dir}/{MONITOR_ROLE}.pid", role=MONITOR_ROLE)
-        program = os.path.basename(executable(identity.pid)) if identity is not None else ""
-        kind = MonitorKind.QEMU if program.startswith("qemu") else MonitorKind.FIRECRACKER
-        monitor = await self()
-        if not program or monitor.info.kind is kind:
-            return monitor
-        settings = msgspec.structs.replace(self._settings, vmm=kind.value)
-        return await choose_monitor(settings, self._bridge, deadlines=self._deadlines)
-
-    async def _bridge(self) -> str:
-        return (await self._tools.ensure_tool("vhost-device-vsock")).path
-
-
 async def compose(
     paths: Paths,
     settings: Settings,
@@ -198,7 +161,11 @@ async def compose(
     helper = InProcessHelper(instance, paths, programs=programs)
     names = Names(settings, helper)
     network = HostNetwork(helper, settings, followers=(names,))
-    chosen = Chosen(settings, tools, deadlines=deadlines)
+
+    async def bridge() -> str:
+        return (await tools.ensure_tool("vhost-device-vsock")).path
+
+    chosen = ChosenMonitor(settings, bridge, deadlines=deadlines)
     key_path = settings.ssh_key_path or f"{paths.ssh_dir}/id_ed25519"
 
     vms = VMService(

@@ -6,17 +6,52 @@ versions and a probe guest). Leaves nothing behind.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
+
+import msgspec
 
 from banger.config.settings import Settings
 from banger.errors import BangerError, ErrorCode
 from banger.model.deadlines import USUAL, Deadlines
 from banger.system.kvm import KvmStatus, kvm_status
+from banger.system.lockorder import OrderedLock, Rank
+from banger.system.process import executable, read_pid_file
 from banger.vmm.firecracker.driver import FirecrackerMonitor, find_firecracker
-from banger.vmm.protocol import Monitor
+from banger.vmm.protocol import Monitor, MonitorKind
 from banger.vmm.qemu.driver import BridgeFinder, find_qemu
 
+MONITOR_ROLE = "monitor"
+"""Of the process whose pid file says which program a machine runs on (Machine.processes: the first)."""
 INSTALL_QEMU = "install QEMU (on Debian or Ubuntu: sudo apt install qemu-system-x86)"
+
+
+class ChosenMonitor:
+    """The host's monitor, chosen at first need and kept; and the one that an older machine runs on."""
+
+    def __init__(self, settings: Settings, bridge: BridgeFinder, *, deadlines: Deadlines = USUAL) -> None:
+        self._settings = settings
+        self._bridge = bridge
+        self._deadlines = deadlines
+        self._monitor: Monitor | None = None
+        self._choosing = OrderedLock(Rank.LEAF, "monitor")
+
+    async def __call__(self) -> Monitor:
+        async with self._choosing:
+            if self._monitor is None:
+                self._monitor = await choose_monitor(self._settings, self._bridge, deadlines=self._deadlines)
+            return self._monitor
+
+    async def of(self, vm_dir: str) -> Monitor:
+        """By the program that runs in vm_dir: config or host may have changed since it was started."""
+        identity = read_pid_file(f"{vm_dir}/{MONITOR_ROLE}.pid", role=MONITOR_ROLE)
+        program = os.path.basename(executable(identity.pid)) if identity is not None else ""
+        kind = MonitorKind.QEMU if program.startswith("qemu") else MonitorKind.FIRECRACKER
+        monitor = await self()
+        if not program or monitor.info.kind is kind:
+            return monitor
+        settings = msgspec.structs.replace(self._settings, vmm=kind.value)
+        return await choose_monitor(settings, self._bridge, deadlines=self._deadlines)
 
 
 async def choose_monitor(

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from banger.config.settings import Settings
 from banger.errors import BangerError, ErrorCode
 from banger.system.kvm import KvmStatus
-from banger.vmm.protocol import MonitorKind
-from banger.vmm.select import choose_monitor
+from banger.system.process import boot_id
+from banger.vmm import select
+from banger.vmm.protocol import Monitor, MonitorKind
+from banger.vmm.select import ChosenMonitor, choose_monitor
 from tests.fakes.installed import install_fake_firecracker
 
 pytestmark = pytest.mark.anyio
@@ -100,3 +106,32 @@ async def test_a_host_with_nothing_is_told_what_to_do(
 async def test_firecracker_without_any_kvm_is_refused(host: Host) -> None:
     with pytest.raises(BangerError, match="Firecracker needs KVM: there is no /dev/kvm"):
         await host.firecracker().choose(ABSENT, vmm="firecracker")
+
+
+async def test_a_running_machine_keeps_the_monitor_that_it_runs_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def choose(settings: Settings, _bridge: object, **_more: object) -> Monitor:
+        asked.append(settings.vmm)
+        kind = MonitorKind.QEMU if settings.vmm == "qemu" else MonitorKind.FIRECRACKER
+        return cast(Monitor, SimpleNamespace(info=SimpleNamespace(kind=kind)))
+
+    async def bridge() -> str:
+        return ""
+
+    program = "/usr/bin/qemu-system-x86_64"
+    monkeypatch.setattr(select, "choose_monitor", choose)
+    monkeypatch.setattr(select, "executable", lambda pid: program if pid == os.getpid() else "")
+    chosen = ChosenMonitor(Settings(), bridge)
+    (first, second) = await asyncio.gather(chosen(), chosen())
+    assert first is second
+    assert (await chosen.of(str(tmp_path))) is first  # nothing runs there
+    stat = Path("/proc/self/stat").read_text()
+    (tmp_path / "monitor.pid").write_text(f"{boot_id()}\n{stat}")
+    assert (await chosen.of(str(tmp_path))).info.kind is MonitorKind.QEMU
+    assert await chosen() is first
+    program = "/usr/bin/firecracker"
+    assert await chosen.of(str(tmp_path)) is first
+    assert asked == ["auto", "qemu"]
