@@ -23,18 +23,19 @@ from banger.config.instance import ensure_folders
 from banger.config.paths import Paths, resolve_paths
 from banger.config.settings import Settings
 from banger.errors import BangerError
-from banger.image import initramfs
+from banger.image import catalog, initramfs
 from banger.image.archive import Archive, debian_architecture
 from banger.image.kernel import KernelService
-from banger.image.service import ImageService, ensure_e2fsprogs
+from banger.image.service import ImageService
 from banger.image.staging import staged
-from banger.image.tools import Tool, ToolService
+from banger.image.tools import Tool, ToolService, ensure_e2fsprogs
 from banger.model.progress import Progress, ProgressEvent, no_progress
 from banger.model.records import Image, Kernel
 from banger.system.ext4 import E2fsprogs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 IMAGE = "debian-bookworm"
+DOCKER_IMAGE = "debian-docker"
 GUEST_PACKAGES = ("vim-tiny", "vim-common", "tmux", "libevent-core-2.1-7", "libutempter0")
 """What tests run in guests and the image lacks, with what it needs that the image lacks, too."""
 BUILD_TIMEOUT_S = 3600.0
@@ -158,6 +159,22 @@ def services(home: Path, settings: Settings | None = None) -> tuple[KernelServic
     return kernels, images, tools
 
 
+def obtain(
+    progress: Progress = no_progress, *, images: Sequence[str] = (), kernels: Sequence[str] = ()
+) -> None:
+    """More of the catalog into the artifacts' home, for instances that are seeded afterwards. Blocking."""
+    home = artifacts(progress).home
+
+    async def work() -> None:
+        kernel_service, image_service, _tools = services(home)
+        for name in kernels:
+            await kernel_service.ensure(name, progress)
+        for name in images:
+            await image_service.resolve(name, progress)
+
+    asyncio.run(asyncio.wait_for(work(), BUILD_TIMEOUT_S))
+
+
 async def _build(progress: Progress) -> Artifacts:
     home = artifacts_home()
     ensure_folders(
@@ -215,6 +232,7 @@ def main() -> int:
 
     try:
         found = artifacts(say)
+        obtain(say, images=(DOCKER_IMAGE,), kernels=tuple(catalog.KERNELS))
     except BangerError as error:
         print(f"{error.brief}\n{error.hint or ''}", file=sys.stderr)
         return 1

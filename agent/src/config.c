@@ -91,6 +91,8 @@ static bool set(struct config *config, const char *key, char *value)
 		return device_name(config->overlay, sizeof config->overlay, value);
 	if (!strcmp(key, "work"))
 		return device_name(config->work, sizeof config->work, value);
+	if (!strcmp(key, "modules"))
+		return device_name(config->modules, sizeof config->modules, value);
 	if (!strcmp(key, "init")) {
 		if (strcmp(value, "auto") && strcmp(value, "agent") && value[0] != '/')
 			return false;

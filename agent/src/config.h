@@ -22,6 +22,7 @@ struct config {
 	char root[64];
 	char overlay[64];
 	char work[64];
+	char modules[64]; /* the disk with the kernel's; empty: none */
 	char init[256];
 	char workdir[256]; /* where commands begin that name no folder; empty: at home */
 	char *env[CONFIG_MAX_ENV + 1]; /* `K=V`, NULL at the end; points into text */

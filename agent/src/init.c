@@ -27,6 +27,7 @@
 #include "server.h"
 #include "shared.h"
 #include "sshd.h"
+#include "stores.h"
 
 static void open_console(void)
 {
@@ -163,6 +164,7 @@ void init_run(char **argv)
 	if (sshd_offer_key(SSHD_CONFIG, SSHD_HOST_KEY) < 0)
 		say("cannot write %s: %s", SSHD_CONFIG, strerror(errno));
 	initramfs_delete(old_root);
+	stores_mount(&config);
 	if ((why = mount_work(&config)))
 		fatal(why);
 	if (config.workdir[0])

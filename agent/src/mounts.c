@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base.h"
+#include "stores.h"
 
 static char problem[512];
 
@@ -65,7 +66,7 @@ static bool wait_for_device(const char *device)
 	return true;
 }
 
-static const char *mount_disk(const char *device, const char *where, unsigned long flags)
+const char *mount_disk(const char *device, const char *where, unsigned long flags)
 {
 	if (!wait_for_device(device))
 		return failed("find", device);
@@ -82,16 +83,17 @@ const char *mount_root(const struct config *config)
 		return mount_disk(config->root, "/newroot", 0);
 	if ((why = mount_disk(config->root, "/lower", MS_RDONLY)))
 		return why;
-	if ((why = mount_disk(config->overlay, "/upper", 0)))
+	if ((why = mount_disk(config->overlay, OVERLAY_DISK, 0)))
 		return why;
-	mkdir("/upper/upper", 0755);
-	mkdir("/upper/work", 0755);
+	mkdir(OVERLAY_DISK "/upper", 0755);
+	mkdir(OVERLAY_DISK "/work", 0755);
 	mkdir("/newroot", 0755);
-	if (mount("overlay", "/newroot", "overlay", 0, "lowerdir=/lower,upperdir=/upper/upper,workdir=/upper/work") < 0)
+	if (mount("overlay", "/newroot", "overlay", 0, "lowerdir=/lower,upperdir=" OVERLAY_DISK "/upper,workdir=" OVERLAY_DISK "/work") < 0)
 		return failed("mount", "the overlay root");
-	/* The overlay holds both file systems by itself. Without these two names they end, cleanly, with it. */
-	if (umount2("/lower", MNT_DETACH) < 0 || umount2("/upper", MNT_DETACH) < 0)
-		return failed("detach", "the overlay's disks");
+	/* The overlay holds both file systems by itself. Without names of their own they end, cleanly, with it:
+	 * the image's now, the other one's in stores_mount. */
+	if (umount2("/lower", MNT_DETACH) < 0)
+		return failed("detach", "the image's disk");
 	return NULL;
 }
 

@@ -7,6 +7,9 @@
 /* /dev (with pts), /proc, /sys and /run of the initramfs. */
 void mount_basics(void);
 
+/* Wait for the device, mount its ext4, make `where`. NULL, or what failed. */
+const char *mount_disk(const char *device, const char *where, unsigned long flags);
+
 /* Mount the root below /newroot. NULL, or what failed, in words (errno's text included). */
 const char *mount_root(const struct config *config);
 

@@ -15,9 +15,14 @@ from tests.guest.instance import Instance, instance
 @pytest.fixture(scope="module")
 def banger() -> Iterator[Instance]:
     """An instance in a network namespace of its own; its home is gone afterwards."""
+    yield from module_instance()
+
+
+def module_instance(config: str = "") -> Iterator[Instance]:
+    """The same for modules with a configuration of their own."""
     home = Path(tempfile.mkdtemp(prefix="banger-guest-"))
     try:
-        with instance(home) as made:
+        with instance(home, config=config) as made:
             yield made
             for vm in made.vms():
                 made.ok("vm", "delete", str(vm["id"]))

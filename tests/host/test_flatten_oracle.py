@@ -21,7 +21,7 @@ from banger.errors import BangerError
 from banger.image.flatten import FlatTree, flatten
 from banger.image.oci.manifest import Layer
 from banger.image.ocirootfs import make_rootfs
-from banger.image.rootfs import Modules, TreeFile
+from banger.image.rootfs import TreeFile
 from banger.model.progress import ProgressEvent
 from tests.artifacts import artifacts
 from tests.capabilities import require
@@ -337,9 +337,6 @@ async def test_additions_seed_and_many_small_files(tmp_path: Path) -> None:
         "SCHILY.xattr.security.capability": CAPABILITY.decode("latin-1"),
     }
     members.append((full, b""))
-    modules = tmp_path / "modules"
-    (modules / "kernel").mkdir(parents=True)
-    (modules / "kernel/a.ko").write_bytes(b"ko" * 100_000)
     heard: list[ProgressEvent] = []
     programs = await asyncio.to_thread(lambda: artifacts().e2fsprogs)
     await make_rootfs(
@@ -348,13 +345,16 @@ async def test_additions_seed_and_many_small_files(tmp_path: Path) -> None:
         tmp_path / "seed.tar",
         programs=programs,
         size_bytes=256 << 20,
-        add=[TreeFile("etc/machine-id"), TreeFile("etc/a/b", target="/dev/null")],
-        modules=Modules(modules, "6.1"),
+        add=[
+            TreeFile("etc/machine-id"),
+            TreeFile("etc/a/b", target="/dev/null"),
+            TreeFile("lib/c", b"c" * 200_000),
+        ],
         progress=heard.append,
     )
     with mounted(tmp_path / "root.ext4") as place:
         got = snapshot(place)
-        assert (place / "usr/lib/modules/6.1/kernel/a.ko").read_bytes() == b"ko" * 100_000
+        assert (place / "usr/lib/c").read_bytes() == b"c" * 200_000
         assert (place / "linked").read_bytes() == b"hello"
         assert os.listdir(place / "root") == []
         assert os.getxattr(place / "full", "user.large") == b"x" * 3700

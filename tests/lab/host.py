@@ -16,7 +16,8 @@ from banger.guest.agent import AgentClient
 from banger.guest.ready import ReadyListener
 from banger.guest.stream import Exited, Stderr, Stdout
 from banger.image.initramfs import GuestConfig, build_guest_initrd
-from banger.image.service import ensure_e2fsprogs
+from banger.image.kernel import modules_disk
+from banger.image.tools import ensure_e2fsprogs
 from banger.model.records import Image, ProcessIdentity
 from banger.system import ext4
 from banger.vmm.protocol import Drive, MachineSpec
@@ -79,8 +80,14 @@ async def lab_host(folder: Path, base: Artifacts, *, image: Image, disk: Path) -
     _kernels, _images, tools = services(base.home)
     programs = await ensure_e2fsprogs(tools)
     await ext4.make(folder / "overlay.ext4", size_bytes=2 << 30, programs=programs)
+    modules = modules_disk(image)
     config = GuestConfig(
-        hostname="lab", root_mode="overlay", overlay="/dev/vdb", work="/dev/vdc", init="agent"
+        hostname="lab",
+        root_mode="overlay",
+        overlay="/dev/vdb",
+        work="/dev/vdc",
+        modules="/dev/vdd" if modules else "",  # an older lab image has them in itself
+        init="agent",
     )
     await asyncio.to_thread(build_guest_initrd, base.initramfs(), config, files=[], out=folder / "initrd.img")
     spec = MachineSpec(
@@ -95,6 +102,7 @@ async def lab_host(folder: Path, base: Artifacts, *, image: Image, disk: Path) -
             Drive(drive_id="root", path=image.rootfs_path, read_only=True),
             Drive(drive_id="overlay", path="overlay.ext4"),
             Drive(drive_id="work", path=str(disk)),
+            *([Drive(drive_id="modules", path=modules, read_only=True)] if modules else []),
         ),
         network=(),
     )

@@ -31,8 +31,11 @@ NAMELESS = tuple(
 )
 """Hosts of registries and mirrors. What is fetched comes from the host's own settings and the user's
 references, so that a mirror or an air gap needs no change of code."""
-MAY_NAME = {"src/banger/image/oci/reference.py": {"docker" + ".io"}}
-"""A reference without a registry means Docker's; one module knows that."""
+MAY_NAME = {
+    "src/banger/image/oci/reference.py": {"docker" + ".io"},
+    "src/banger/image/catalog.py": {"docker" + ".io"},
+}
+"""A reference without a registry means Docker's; one module knows that. So is Debian's package called."""
 
 TEXT = {".py", ".c", ".h", ".md", ".toml", ".sh", ".yaml", ".yml", ".txt", ".json", ""}
 

@@ -23,7 +23,7 @@ kernel = LazyGroup(
         "show": ("banger.cli.kernel:show", "All about one kernel."),
         "pull": ("banger.cli.kernel:pull", "Get a kernel of the catalog."),
         "import": ("banger.cli.kernel:import_command", "Take in a kernel of your own."),
-        "rm": ("banger.cli.kernel:remove", "Remove kernels; images keep theirs."),
+        "rm": ("banger.cli.kernel:remove", "Remove kernels that no image was made with."),
     },
 )
 
@@ -113,7 +113,7 @@ def _finish(operation: Operation, as_json: bool) -> None:
         out(record["name"])
 
 
-@click.command("rm", help="Remove kernels. Images that were made with them keep theirs.")
+@click.command("rm", help="Remove kernels. Those that images were made with are kept, and the images named.")
 @click.argument("names", metavar="KERNEL...", nargs=-1, required=True)
 def remove(names: tuple[str, ...]) -> int:
     failed = 0

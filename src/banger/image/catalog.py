@@ -25,6 +25,7 @@ class DebianImage:
     packages: tuple[str, ...]
     description: str
     size_bytes: int = 1 << 30
+    docker: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,30 @@ class ToolEntry:
     programs: tuple[str, ...]
 
 
+DEBIAN_PACKAGES = (
+    "systemd-sysv",
+    "dbus",
+    "libpam-systemd",
+    "openssh-server",
+    "sudo",
+    "git",
+    "curl",
+    "ca-certificates",
+    "iproute2",
+    "iputils-ping",
+    "kmod",
+    "less",
+    "nano",
+    "procps",
+)
+"""What every Debian of the catalog has besides the essential packages."""
+
 KERNELS: dict[str, KernelEntry] = {
     "debian-bookworm": KernelEntry("debian-bookworm", "debian", "bookworm", "linux-image-cloud-{arch}"),
+    "debian-bookworm-backports": KernelEntry(
+        "debian-bookworm-backports", "debian", "bookworm-backports", "linux-image-cloud-{arch}"
+    ),
+    "debian-trixie": KernelEntry("debian-trixie", "debian", "trixie", "linux-image-cloud-{arch}"),
 }
 
 IMAGES: dict[str, DebianImage] = {
@@ -69,23 +92,16 @@ IMAGES: dict[str, DebianImage] = {
         name="debian-bookworm",
         suite="bookworm",
         kernel="debian-bookworm",
-        packages=(
-            "systemd-sysv",
-            "dbus",
-            "libpam-systemd",
-            "openssh-server",
-            "sudo",
-            "git",
-            "curl",
-            "ca-certificates",
-            "iproute2",
-            "iputils-ping",
-            "kmod",
-            "less",
-            "nano",
-            "procps",
-        ),
+        packages=DEBIAN_PACKAGES,
         description="Debian 12 with systemd, sshd, sudo, git and curl",
+    ),
+    "debian-docker": DebianImage(
+        name="debian-docker",
+        suite="bookworm",
+        kernel="debian-bookworm",
+        packages=(*DEBIAN_PACKAGES, "docker.io", "apparmor"),  # whose profiles Docker loads
+        description="The same with Debian's Docker",
+        docker=True,
     ),
 }
 

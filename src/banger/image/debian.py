@@ -145,11 +145,10 @@ async def build_tree(
     work: Path,
     root_tar: Path,
     seed_tar: Path,
-    modules: tuple[Path, str] | None,
     lock: int,
     progress: Progress,
 ) -> Rewritten:
-    """Run the recipe. work: an empty folder for mmdebstrap's tree; modules: see rootfs.rewrite's add_tree.
+    """Run the recipe. work: an empty folder for mmdebstrap's tree.
 
     lock: the descriptor of the lock under which this runs. mmdebstrap inherits it: should it outlive a
     killed daemon for a moment, the next builder waits for its end and not just for the daemon's.
@@ -180,9 +179,7 @@ async def build_tree(
 
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     rewriting = asyncio.create_task(
-        asyncio.to_thread(
-            _rewrite, read_end, root_tar=root_tar, seed_tar=seed_tar, modules=modules, written=written
-        )
+        asyncio.to_thread(_rewrite, read_end, root_tar=root_tar, seed_tar=seed_tar, written=written)
     )
     broken_off = False
     try:
@@ -205,7 +202,6 @@ def _rewrite(
     *,
     root_tar: Path,
     seed_tar: Path,
-    modules: tuple[Path, str] | None,
     written: Callable[[int], None],
 ) -> Rewritten:
     with os.fdopen(read_end, "rb", buffering=1 << 20) as stream:
@@ -214,7 +210,6 @@ def _rewrite(
             root_tar,
             seed_tar,
             add=changes(),
-            add_tree=modules,
             drop=is_dropped,
             written=written,
         )

@@ -157,14 +157,6 @@ class FlatTree:
         self._append(content)
         return self._spool, position
 
-    def keep_file(self, path: Path) -> tuple[int, int, int]:
-        """As keep, for a file of the host's; its size is the third."""
-        position = self._end
-        with path.open("rb") as file:
-            while chunk := file.read(compress.STEP):
-                self._append(chunk)
-        return self._spool, position, self._end - position
-
     def refusal(self, error: BadTar, entry: bytes) -> ImageError:
         """The error that names the entry and its layer: the one being replayed, where it does not say."""
         name = f", entry {shown(entry)}" if entry else ""

@@ -62,6 +62,7 @@ class GuestConfig(msgspec.Struct, frozen=True, kw_only=True):
     root: str = "/dev/vda"
     overlay: str = ""
     work: str = ""
+    modules: str = ""
     init: str = "auto"
     workdir: str = ""
     env: tuple[str, ...] = ()
@@ -69,8 +70,8 @@ class GuestConfig(msgspec.Struct, frozen=True, kw_only=True):
     def encode(self) -> bytes:
         """`key value` lines; empty values are left out. A value with a newline or NUL is refused."""
         lines: list[str] = []
-        keys = ("hostname", "address", "gateway", "mac", "root_mode", "root", "overlay", "work", "init")
-        for key in (*keys, "workdir"):
+        keys = ("hostname", "address", "gateway", "mac", "root_mode", "root", "overlay", "work")
+        for key in (*keys, "modules", "init", "workdir"):
             value: str = getattr(self, key)
             if value:
                 lines.append(_line(key, value))

@@ -1,9 +1,10 @@
 """KernelService: the kernels that guests boot, in Paths.kernels_dir.
 
 One folder per kernel: `vmlinux` (trimmed ELF), `modules/` (the module tree: kernel/, modules.builtin),
-`kernel.json` (its record, and vmlinux's size and time as they were when its digest was taken). Made in
-a staging folder and published by rename, one maker at a time across processes; a crash leaves a
-staging folder, which the next try removes. Called by the image service, the daemon and tests.
+`modules.ext4` (the same for guests, modulesdisk.py), `kernel.json` (its record, and vmlinux's size and time
+as they were when its digest was taken). Made in a staging folder and published by rename, one maker at a
+time across processes; a crash leaves a staging folder, or one on its way out (`.old-`), which the next try
+removes. Called by the image service, the daemon and tests.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -24,12 +25,12 @@ from banger.errors import ErrorCode
 from banger.image import bzimage, catalog, deb, elf
 from banger.image.archive import Archive, OpenArchive, debian_architecture
 from banger.image.errors import ImageError, invalid, not_found
+from banger.image.modulesdisk import DISK, finish_modules, make_disk
 from banger.image.staging import exclusive, remove_tree, require_space, staged
 from banger.image.tools import ToolService
 from banger.model.names import validate_name
 from banger.model.progress import Progress, ProgressEvent, no_progress
-from banger.model.records import Kernel, now
-from banger.system.run import run
+from banger.model.records import Image, Kernel, now
 
 RECORD = "kernel.json"
 VMLINUX = "vmlinux"
@@ -37,11 +38,17 @@ MODULES = "modules"
 INITRD = "initrd.img"
 _STEP = "kernel"
 _SPACE = 256 << 20
-_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+~_-]{0,100}")
-
 
 Fill = Callable[[Path], Kernel]
 """Puts a kernel into a folder; blocking."""
+
+
+class MakeDisk(Protocol):
+    """modulesdisk.make_disk; tests bring one that is quick."""
+
+    def __call__(
+        self, tree: Path, disk: Path, *, tools: ToolService, progress: Progress
+    ) -> Awaitable[None]: ...
 
 
 class KernelFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +91,10 @@ def check_kernel(folder: Path, kernel: KernelFile) -> None:
 
 
 class KernelService:
-    """Kernels by name. open_archive: makes a session with Debian's archive when one is needed."""
+    """Kernels by name. open_archive: makes a session with Debian's archive when one is needed.
+
+    images: all that are in the store; a kernel that one of them has is not removed.
+    """
 
     def __init__(
         self,
@@ -93,8 +103,12 @@ class KernelService:
         *,
         tools: ToolService,
         open_archive: OpenArchive | None = None,
+        images: Callable[[], Sequence[Image]] = tuple,
+        make_disk: MakeDisk = make_disk,
     ) -> None:
         self._tools = tools
+        self._images = images
+        self._make_disk = make_disk
         self._root = Path(paths.kernels_dir)
         self._open_archive = open_archive or (
             lambda: Archive.open(paths.downloads_dir, mirror=settings.debian_mirror)
@@ -138,15 +152,50 @@ class KernelService:
                 )
             kernel = await self._pull(entry, folder, progress)
         await asyncio.to_thread(check_kernel, folder, kernel)
+        if not (folder / DISK).exists() and (folder / MODULES / "kernel").is_dir():
+            # of a banger that put modules into images
+            async with exclusive(_lock(folder)):
+                await self._make_disk(folder / MODULES, folder / DISK, tools=self._tools, progress=progress)
         return kernel.record
 
-    async def remove(self, name: str) -> Kernel:
-        """Forget a kernel. Images keep theirs: they have its files as links of their own."""
+    async def link(self, name: str, target: Path) -> str:
+        """link_kernel, while nobody can remove it. NOT_FOUND where somebody just has."""
         folder = self._folder(name)
-        async with exclusive(folder.parent / f".lock-{folder.name}"):
+        async with exclusive(_lock(folder)):
+            self.get(name)
+            return await asyncio.to_thread(link_kernel, folder, target)
+
+    async def remove(self, name: str) -> Kernel:
+        """Forget a kernel. IN_USE names the images that were made with it, or point at it."""
+        folder = self._folder(name)
+        async with exclusive(_lock(folder)):
             kernel = self.get(name)
-            await asyncio.to_thread(remove_tree, folder)
+            users = await asyncio.to_thread(self._users, folder, kernel)
+            if users:
+                shown = ", ".join(users[:10]) + (f" and {len(users) - 10} more" if len(users) > 10 else "")
+                raise ImageError(
+                    ErrorCode.IN_USE,
+                    f"the kernel {name} is in use by {len(users)} image{'s' if len(users) > 1 else ''}",
+                    hint=f"delete first: {shown}",
+                    data={"images": users},
+                )
+            await asyncio.to_thread(_discard, folder)
         return kernel
+
+    def _users(self, folder: Path, kernel: Kernel) -> tuple[str, ...]:
+        """The names of images that have this kernel; of an earlier one of its name does not count."""
+        found = []
+        for image in self._images():
+            paths = (image.kernel_path, image.initrd_path, image.modules_dir)
+            points = not image.managed and any(Path(path).is_relative_to(folder) for path in paths if path)
+            try:
+                own = read_kernel(Path(image.artifact_dir)) if image.artifact_dir else None
+            except ImageError:
+                own = None  # a broken image needs nothing
+            same = own is not None and (own.record.name, own.record.sha256) == (kernel.name, kernel.sha256)
+            if points or same:
+                found.append(image.name)
+        return tuple(sorted(found))
 
     async def take_in(self, name: str, fill: Fill, progress: Progress = no_progress) -> Kernel:
         """Publish a kernel that `fill` puts into a folder; its modules are indexed. ALREADY_EXISTS."""
@@ -162,8 +211,12 @@ class KernelService:
             progress(ProgressEvent(step=_STEP, message=f"importing the kernel {name}"))
             record = await asyncio.to_thread(fill, staging)
             if (staging / MODULES / "kernel").is_dir():
-                await index_modules(staging, record.kernel_version, tools=self._tools, progress=progress)
+                await self._finish(staging, record, progress)
         return record
+
+    async def _finish(self, staging: Path, kernel: Kernel, progress: Progress) -> None:
+        await finish_modules(staging, kernel.kernel_version, tools=self._tools, progress=progress)
+        await self._make_disk(staging / MODULES, staging / DISK, tools=self._tools, progress=progress)
 
     def _folder(self, name: str) -> Path:
         if not name or name.startswith(".") or "/" in name or "\0" in name:
@@ -200,10 +253,22 @@ class KernelService:
                 record = await asyncio.to_thread(
                     _unpack, file, staging, entry=entry, source=f"{package.name} {package.version}"
                 )
-                await index_modules(staging, record.kernel_version, tools=self._tools, progress=progress)
+                await self._finish(staging, record, progress)
         kernel = await asyncio.to_thread(read_kernel, folder)
         assert kernel is not None  # published just now, or found under the lock
         return kernel
+
+
+def _lock(folder: Path) -> Path:
+    return folder.parent / f".lock-{folder.name}"
+
+
+def _discard(folder: Path) -> None:
+    """By one rename: after a crash it is whole, or gone but for what the next one sweeps. Blocking."""
+    aside = folder.parent / f".old-{folder.name}"
+    remove_tree(aside)
+    folder.rename(aside)
+    remove_tree(aside)
 
 
 def _unpack(package: Path, staging: Path, *, entry: catalog.KernelEntry, source: str) -> Kernel:
@@ -241,24 +306,6 @@ def _unpack(package: Path, staging: Path, *, entry: catalog.KernelEntry, source:
     return record
 
 
-async def index_modules(folder: Path, version: str, *, tools: ToolService, progress: Progress) -> None:
-    """modules.dep and its kind into folder/modules, so that a guest's modprobe works without depmod.
-
-    Debian makes them when the package is installed; here depmod gets the tree in the shape it knows.
-    """
-    if not _VERSION.fullmatch(version):
-        raise invalid(f"not a kernel's version: {version[:100]!r}")
-    depmod = await tools.ensure_tool("depmod", progress)
-    base = folder / ".depmod"
-    place = base / "lib/modules" / version
-    place.parent.mkdir(parents=True)
-    place.symlink_to(folder / MODULES)
-    try:
-        await run([depmod.path, "-b", str(base), version], timeout_s=120, env=depmod.env)
-    finally:
-        await asyncio.to_thread(remove_tree, base)
-
-
 def write_kernel(folder: Path, vmlinux: bytes, *, record: Kernel) -> None:
     """vmlinux and its record into a folder (a staging folder). Blocking."""
     path = folder / VMLINUX
@@ -285,7 +332,16 @@ def link_kernel(source: Path, target: Path) -> str:
     link(os.fspath(source / VMLINUX), os.fspath(target / VMLINUX))
     link(os.fspath(source / RECORD), os.fspath(target / RECORD))
     shutil.copytree(source / MODULES, target / MODULES, copy_function=link)
+    if (source / DISK).exists():
+        link(os.fspath(source / DISK), os.fspath(target / DISK))
     if not (source / INITRD).exists():
         return ""
     link(os.fspath(source / INITRD), os.fspath(target / INITRD))
     return INITRD
+
+
+def modules_disk(image: Image) -> str:
+    """The disk with the modules that guests of this image get; "" for none: an image of the user's own files,
+    or one made when modules were put into images."""
+    path = os.path.join(image.artifact_dir, DISK)
+    return path if image.artifact_dir and os.path.exists(path) else ""

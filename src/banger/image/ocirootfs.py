@@ -19,7 +19,7 @@ from banger.image.flatten import LIMITS, FlatTree, Limits, Stopped
 from banger.image.layertree import Inode, new_folder
 from banger.image.oci.blobs import in_thread
 from banger.image.oci.manifest import Layer
-from banger.image.rootfs import WORK_ROOT, Modules, TreeFile
+from banger.image.rootfs import WORK_ROOT, TreeFile
 from banger.image.tarheaders import FILE, SYMLINK, BadTar
 from banger.image.treetar import Measure, write_tree
 from banger.model.progress import Progress, ProgressEvent, no_progress
@@ -49,16 +49,14 @@ async def make_rootfs(
     programs: E2fsprogs,
     size_bytes: int = 0,
     add: Sequence[TreeFile] = (),
-    modules: Modules | None = None,
     limits: Limits = LIMITS,
     progress: Progress = no_progress,
 ) -> RootFs:
     """Write an ext4 with the layers' files to `rootfs` (0444, checked by e2fsck) and /root's to `seed`.
 
     layers: verified blobs, the oldest first. size_bytes: 0 means content × 1.5, at least 1 GiB. add: entries
-    in place of the image's; modules: to /lib/modules, unless the image has that version itself or something
-    else in that place; both go where the image's symlinks lead. IMAGE_INVALID names layer and entry; NO_SPACE
-    where content or disk are too small for each other.
+    in place of the image's, where its symlinks lead. IMAGE_INVALID names layer and entry; NO_SPACE where
+    content or disk are too small for each other.
     """
     stop = threading.Event()
     loop = asyncio.get_running_loop()
@@ -69,7 +67,7 @@ async def make_rootfs(
     heard = _Heard(stop, tell)
     flat = FlatTree(layers, work=rootfs.parent, limits=limits, heard=heard.unpacked)
     try:
-        found = await in_thread(lambda: _prepare(flat, seed, add=add, modules=modules), stop=stop.set)
+        found = await in_thread(lambda: _prepare(flat, seed, add=add), stop=stop.set)
         wanted = size_bytes or max(MIN_SIZE, found.content_bytes * 3 // 2)
         size = -(-wanted // (1 << 20)) << 20
         await _fill(flat, rootfs, size=size, inodes=found.inodes * 3 // 2, programs=programs, heard=heard)
@@ -105,14 +103,12 @@ class _Heard:
             self._tell(ProgressEvent(step=_STEP, message=message, current=count))
 
 
-def _prepare(flat: FlatTree, seed: Path, *, add: Sequence[TreeFile], modules: Modules | None) -> Measure:
+def _prepare(flat: FlatTree, seed: Path, *, add: Sequence[TreeFile]) -> Measure:
     """Replay, add what is to be added, write the seed and measure the rest."""
     flat.__enter__()
     try:
         for file in add:
             _add_file(flat, file)
-        if modules is not None:
-            _add_modules(flat, modules)
         _split_home(flat, seed)
     except BadTar as error:
         raise invalid(f"what banger adds does not fit into the image: {error.why}") from error
@@ -161,26 +157,3 @@ def _add_file(flat: FlatTree, file: TreeFile) -> None:
         size = len(file.content)
         inode = Inode(kind=FILE, mode=file.mode, size=size, source=source, position=position)
     flat.tree.put(os.fsencode(file.path), inode)
-
-
-def _add_modules(flat: FlatTree, modules: Modules) -> None:
-    place = os.fsencode(f"lib/modules/{modules.version}")
-    try:
-        there = flat.tree.find(place.split(b"/"))
-        if there is not None:
-            return
-        flat.tree.put(place, new_folder(flat.tree.layer))
-    except BadTar:
-        return  # /lib is a file, or leads nowhere: no modprobe would find them
-    for path in sorted(modules.folder.rglob("*")):
-        if path.is_symlink():
-            continue
-        inode: Inode
-        if path.is_dir():
-            inode = new_folder(flat.tree.layer)
-        elif path.is_file():
-            source, position, size = flat.keep_file(path)
-            inode = Inode(kind=FILE, mode=0o644, size=size, source=source, position=position)
-        else:
-            continue
-        flat.tree.put(place + b"/" + os.fsencode(path.relative_to(modules.folder).as_posix()), inode)

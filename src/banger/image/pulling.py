@@ -22,7 +22,7 @@ from banger.errors import BangerError, ErrorCode
 from banger.image import ociimage, published
 from banger.image.errors import ImageError, from_os_error, invalid
 from banger.image.initramfs import fit_env
-from banger.image.kernel import MODULES, VMLINUX, KernelService, link_kernel
+from banger.image.kernel import MODULES, VMLINUX, KernelService
 from banger.image.oci import archive
 from banger.image.oci.blobs import BlobCache, Lease
 from banger.image.oci.endpoint import Access
@@ -32,7 +32,6 @@ from banger.image.oci.reference import Reference, parse_reference
 from banger.image.oci.registry import Registry
 from banger.image.ocirootfs import make_rootfs
 from banger.image.published import ROOTFS, WORK_SEED
-from banger.image.rootfs import Modules
 from banger.image.staging import exclusive, publish, remove_tree, require_space
 from banger.model.ids import new_image_id
 from banger.model.names import validate_name
@@ -78,7 +77,6 @@ class MakeRootfs(Protocol):
         *,
         programs: E2fsprogs,
         size_bytes: int = 0,
-        modules: Modules | None = None,
         progress: Progress = no_progress,
     ) -> object: ...
 
@@ -202,8 +200,7 @@ class Puller:
     ) -> Image:
         """Into staging, published under a new id; not in the store yet."""
         kernel_name = wanted.kernel or DEFAULT_KERNEL
-        kernel = await self._kernels.ensure(kernel_name, progress)
-        folder = self._kernels.folder(kernel_name)
+        await self._kernels.ensure(kernel_name, progress)
         programs = await self._programs(progress)
         size = sum(layer.size for layer in pulled.layers)
         await asyncio.to_thread(require_space, self._root, 3 * size + _SPACE, what=f"making {name}")
@@ -215,10 +212,9 @@ class Puller:
                 staging / WORK_SEED,
                 programs=programs,
                 size_bytes=wanted.size_bytes or 0,
-                modules=Modules(folder / MODULES, kernel.kernel_version),
                 progress=progress,
             )
-            initrd = await asyncio.to_thread(link_kernel, folder, staging)
+            initrd = await self._kernels.link(kernel_name, staging)
             image = Image(
                 id=image_id,
                 name=name,

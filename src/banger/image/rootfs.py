@@ -44,14 +44,6 @@ class TreeFile:
     target: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Modules:
-    """A kernel's module tree for an image: to /lib/modules/<version>, or where the image's /lib leads."""
-
-    folder: Path
-    version: str
-
-
 @dataclass(slots=True)
 class Rewritten:
     """content_bytes: what the entries need on an ext4, inodes included, without the journal."""
@@ -75,13 +67,11 @@ def rewrite(
     seed: Path,
     *,
     add: Sequence[TreeFile] = (),
-    add_tree: tuple[Path, str] | None = None,
     drop: Callable[[str], bool] = lambda path: False,
     written: Callable[[int], None] = lambda count: None,
 ) -> Rewritten:
     """Read a tar stream from source; write the root's tar to `target` and /root's to `seed`.
 
-    add_tree: a host folder and the clean path where its folders and plain files go, owned by root.
     drop: says which clean paths are left out. written: hears the bytes so far, about each MiB.
     """
     result = Rewritten()
@@ -125,8 +115,6 @@ def rewrite(
             for entry in add:
                 _add_parents(out, entry.path, folders, result)
                 _add(out, entry, result)
-            if add_tree is not None:
-                _add_tree(out, add_tree[0], add_tree[1], folders=folders, result=result)
     except tarfile.TarError as error:
         raise invalid("the root file system's archive is broken", details=str(error)) from error
     return result
@@ -225,22 +213,3 @@ def _add(out: tarfile.TarFile, entry: TreeFile, result: Rewritten) -> None:
         info.size = len(entry.content)
         out.addfile(info, io.BytesIO(entry.content))
     result.content_bytes += _on_disk(info)
-
-
-def _add_tree(
-    out: tarfile.TarFile, source: Path, place: str, *, folders: set[str], result: Rewritten
-) -> None:
-    _add_parents(out, f"{place}/x", folders, result)
-    for path in sorted(source.rglob("*")):
-        info = tarfile.TarInfo(f"./{place}/{path.relative_to(source).as_posix()}")
-        if path.is_symlink():
-            continue
-        if path.is_dir():
-            info.type, info.mode = tarfile.DIRTYPE, 0o755
-            out.addfile(info)
-        elif path.is_file():
-            info.size, info.mode = path.stat().st_size, 0o644
-            with path.open("rb") as file:
-                out.addfile(info, file)
-        result.content_bytes += _on_disk(info)
-        result.entries += 1

@@ -25,7 +25,7 @@ from banger.errors import BangerError, ErrorCode
 from banger.image import catalog, debian, initramfs
 from banger.image.archive import debian_architecture
 from banger.image.errors import ImageError, from_os_error, invalid, not_found
-from banger.image.kernel import MODULES, VMLINUX, KernelService, check_kernel, link_kernel, read_kernel
+from banger.image.kernel import MODULES, VMLINUX, KernelService, check_kernel, read_kernel
 from banger.image.oci.auth import Credential
 from banger.image.oci.blobs import BlobCache, Pruned
 from banger.image.oci.endpoint import Access
@@ -35,7 +35,7 @@ from banger.image.own import OwnFiles, promote, unmanaged
 from banger.image.published import ROOTFS, WORK_SEED, discard, find_published, read_image, write_record
 from banger.image.pulling import MakeRootfs, Puller, Wanted
 from banger.image.staging import exclusive, publish, remove_tree, require_space, sweep
-from banger.image.tools import ToolService
+from banger.image.tools import ToolService, ensure_e2fsprogs
 from banger.image.workseeds import WorkSeeds
 from banger.model import references
 from banger.model.ids import new_image_id
@@ -291,6 +291,7 @@ class ImageService:
             image = Image(
                 id=image_id,
                 name=entry.name,
+                docker=entry.docker,
                 created_at=moment,
                 updated_at=moment,
                 rootfs_path=ROOTFS,
@@ -322,8 +323,6 @@ class ImageService:
         progress: Progress,
     ) -> str:
         """The name of the kernel's own initrd in staging, "" for none."""
-        kernel = self._kernels.get(entry.kernel)
-        folder = self._kernels.folder(entry.kernel)
         tar = staging / "root.tar"
         rewritten = await debian.build_tree(
             entry,
@@ -333,7 +332,6 @@ class ImageService:
             lock=lock,
             root_tar=tar,
             seed_tar=staging / WORK_SEED,
-            modules=(folder / MODULES, f"usr/lib/modules/{kernel.kernel_version}"),
             progress=progress,
         )
         progress(ProgressEvent(step="rootfs", message=f"writing the root file system of {entry.name}"))
@@ -346,21 +344,7 @@ class ImageService:
         await ext4.check(rootfs, programs=programs)
         rootfs.chmod(0o444)
         tar.unlink()
-        return await asyncio.to_thread(link_kernel, folder, staging)
-
-
-async def ensure_e2fsprogs(tools: ToolService, progress: Progress = no_progress) -> E2fsprogs:
-    """The four programs from one release."""
-    found = {
-        name: await tools.ensure_tool(name, progress) for name in ("mke2fs", "debugfs", "e2fsck", "resize2fs")
-    }
-    return E2fsprogs(
-        mke2fs=found["mke2fs"].path,
-        debugfs=found["debugfs"].path,
-        e2fsck=found["e2fsck"].path,
-        resize2fs=found["resize2fs"].path,
-        env=found["mke2fs"].env,
-    )
+        return await self._kernels.link(entry.kernel, staging)
 
 
 def _pulled_by(reference: str, images: Sequence[Image]) -> Image | None:

@@ -23,6 +23,7 @@ from banger.image.archive import Archive, OpenArchive, debian_architecture
 from banger.image.errors import not_found, unsuitable
 from banger.image.staging import staged
 from banger.model.progress import Progress, ProgressEvent, no_progress
+from banger.system.ext4 import E2fsprogs
 from banger.system.programs import find
 from banger.system.run import run
 
@@ -190,3 +191,17 @@ def _probe_tar() -> bytes:
 
 
 CHECKS: dict[str, Check] = {"e2fsprogs": _makes_ext4_from_tar}
+
+
+async def ensure_e2fsprogs(tools: ToolService, progress: Progress = no_progress) -> E2fsprogs:
+    """The four programs from one release."""
+    found = {
+        name: await tools.ensure_tool(name, progress) for name in ("mke2fs", "debugfs", "e2fsck", "resize2fs")
+    }
+    return E2fsprogs(
+        mke2fs=found["mke2fs"].path,
+        debugfs=found["debugfs"].path,
+        e2fsck=found["e2fsck"].path,
+        resize2fs=found["resize2fs"].path,
+        env=found["mke2fs"].env,
+    )

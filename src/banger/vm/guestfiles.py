@@ -22,6 +22,7 @@ def guest_config(
     init: str,
     work_device: str,
     overlay_device: str,
+    modules_device: str = "",
 ) -> GuestConfig:
     """/banger/config. Devices are names such as /dev/vdb, "" for none."""
     return GuestConfig(
@@ -33,6 +34,7 @@ def guest_config(
         root="/dev/vda",
         overlay=overlay_device,
         work=work_device,
+        modules=modules_device,
         init=init or "auto",
         workdir=image_workdir(image),
         env=fit_env(image.env)[0],

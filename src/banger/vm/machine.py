@@ -8,6 +8,7 @@ import signal
 
 from banger.errors import BangerError, ErrorCode
 from banger.guest.ready import ReadyListener
+from banger.image.kernel import modules_disk
 from banger.model.records import ProcessIdentity, VMHandles
 from banger.network.addresses import mac_of
 from banger.system.process import is_same, read_pid_file
@@ -153,6 +154,8 @@ def machine_spec(start: Start) -> MachineSpec:
     record = subject.record
     root = start.services.disks.of(record).drives(record, image, handles=subject.handles)
     drives: tuple[Drive, ...] = (*root, *contributions(start.services, subject).drives)
+    if modules := modules_disk(image):
+        drives += (Drive(drive_id="modules", path=modules, read_only=True),)
     return MachineSpec(
         vm_id=record.id,
         vm_dir=record.runtime.vm_dir,

@@ -16,6 +16,7 @@ from banger.errors import BangerError, ErrorCode
 from banger.guest.ready import ReadyListener
 from banger.guest.ssh import ensure_host_key
 from banger.image.initramfs import build_guest_initrd
+from banger.image.kernel import modules_disk
 from banger.model.records import Image
 from banger.model.states import VMState
 from banger.vm.capabilities import Contribution
@@ -190,6 +191,7 @@ class GuestFiles(BaseStep):
             init=record.init,
             work_device=layout.next_device,
             overlay_device=layout.overlay_device,
+            modules_device=modules_device(start) if modules_disk(start.need_image()) else "",
         )
         files = guest_files(record, settings=settings, host_key=host_key)
         out = f"{record.runtime.vm_dir}/{INITRD_FILE}"
@@ -280,6 +282,12 @@ def keep_tail(path: str, limit_bytes: int) -> None:
         source.seek(-limit_bytes, os.SEEK_END)
         shutil.copyfileobj(source, target)
     os.replace(temporary, path)
+
+
+def modules_device(start: Start) -> str:
+    """The last disk of all, so that it moves none of the others."""
+    first = start.services.disks.of(start.subject.record).layout().next_device
+    return first[:-1] + chr(ord(first[-1]) + len(contributions(start.services, start.subject).drives))
 
 
 def contributions(services: Services, subject: Subject) -> Contribution:

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from banger.errors import BangerError, ErrorCode
-from banger.image.kernel import KernelService, write_kernel
+from banger.image.kernel import KernelService, link_kernel, write_kernel
 from banger.image.oci.auth import Credential
 from banger.image.oci.blobs import BlobCache
 from banger.image.oci.endpoint import Access
@@ -18,7 +18,6 @@ from banger.image.oci.manifest import Layer
 from banger.image.oci.reference import parse_reference
 from banger.image.ociimage import image_name
 from banger.image.pulling import Puller, Wanted
-from banger.image.rootfs import Modules
 from banger.model.progress import Progress, ProgressEvent, no_progress
 from banger.model.records import Image, Kernel, now
 from banger.system.ext4 import E2fsprogs
@@ -56,8 +55,8 @@ class Kernels:
     async def ensure(self, _name: str, _progress: Progress) -> Kernel:
         return self._record
 
-    def folder(self, _name: str) -> Path:
-        return self._folder
+    async def link(self, _name: str, target: Path) -> str:
+        return link_kernel(self._folder, target)
 
 
 class Store(MemoryImages):
@@ -108,7 +107,6 @@ class World:
         *,
         programs: E2fsprogs,
         size_bytes: int = 0,
-        modules: Modules | None = None,
         progress: Progress = no_progress,
     ) -> None:
         staging = rootfs.parent

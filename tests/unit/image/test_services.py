@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import struct
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lz4.block
@@ -22,7 +23,7 @@ from banger.image.kernel import KernelService, link_kernel, write_kernel
 from banger.image.published import RECORD
 from banger.image.service import ImageService
 from banger.image.tools import ToolService
-from banger.model.progress import ProgressEvent
+from banger.model.progress import Progress, ProgressEvent
 from banger.model.records import Image, Kernel, now
 from tests.artifacts import MemoryImages
 from tests.fakes.debian_archive import Entry, FakeArchive, make_deb
@@ -52,8 +53,22 @@ def tool_service(fake: FakeArchive, paths: Paths, host: dict[str, str] | None = 
     return ToolService(paths, Settings(), open_archive=opener(fake, paths), find=(host or {}).get)
 
 
-def kernel_service(fake: FakeArchive, paths: Paths) -> KernelService:
-    return KernelService(paths, Settings(), tools=tool_service(fake, paths), open_archive=opener(fake, paths))
+def kernel_service(
+    fake: FakeArchive, paths: Paths, *, images: Callable[[], Sequence[Image]] = tuple
+) -> KernelService:
+    return KernelService(
+        paths,
+        Settings(),
+        tools=tool_service(fake, paths),
+        open_archive=opener(fake, paths),
+        images=images,
+        make_disk=make_disk,
+    )
+
+
+async def make_disk(tree: Path, disk: Path, *, tools: ToolService, progress: Progress) -> None:
+    """Says what it would be made of."""
+    disk.write_text(" ".join(sorted(path.name for path in tree.iterdir())))
 
 
 def add_tools(fake: FakeArchive) -> None:
@@ -101,7 +116,13 @@ async def test_kernel_is_fetched_unpacked_and_recorded(archive: FakeArchive, pat
     assert (folder / "vmlinux").stat().st_size < len(kernel) - 80_000  # trimmed
     assert (folder / "modules/kernel/a.ko").is_file()
     assert (folder / "modules/modules.dep").read_text() == "dep\n"
-    assert sorted(path.name for path in folder.iterdir()) == ["kernel.json", "modules", "vmlinux"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "kernel.json",
+        "modules",
+        "modules.ext4",
+        "vmlinux",
+    ]
+    assert (folder / "modules.ext4").read_text() == "kernel modules.builtin modules.dep"
     assert service.list() == [found] == [service.get("debian-bookworm")]
     assert any(event.total for event in events)
     archive.requests.clear()
@@ -169,7 +190,7 @@ async def test_a_kernel_is_taken_in_and_goes(
     assert record == service.get("mine")
     assert (record.kernel_version, record.source) == ("6.9.1-mine", str(source / image))
     folder = service.folder("mine")
-    names = ["initrd.img", "kernel.json", "modules", "vmlinux"]
+    names = ["initrd.img", "kernel.json", "modules", "modules.ext4", "vmlinux"]
     assert sorted(path.name for path in folder.iterdir()) == names
     assert sorted(path.name for path in (folder / "modules").iterdir()) == ["kernel", "modules.dep"]
     assert await service.ensure("mine") == record
@@ -178,12 +199,48 @@ async def test_a_kernel_is_taken_in_and_goes(
     with pytest.raises(BangerError) as caught:
         await service.take_in("mine", lambda staging: ownkernel.fill(source, staging, name="mine"))
     assert caught.value.code is ErrorCode.ALREADY_EXISTS
+    service = await refused_while_used(paths, archive, record, folder=tmp_path / "image")
     assert await service.remove("mine") == record
     assert service.list() == []
+    assert not [path for path in Path(paths.kernels_dir).iterdir() if path.name != ".lock-mine"]
     assert sorted(path.name for path in (tmp_path / "image").iterdir()) == names
     with pytest.raises(BangerError) as caught:
         await service.remove("mine")
     assert caught.value.code is ErrorCode.NOT_FOUND
+
+
+async def refused_while_used(
+    paths: Paths, archive: FakeArchive, kernel: Kernel, *, folder: Path
+) -> KernelService:
+    """By an image that was made with it, and one of the user's that points at it; the service that is
+    returned knows others: one of an older namesake, a broken one, one of another kernel."""
+    used = [
+        image_of("made", artifact_dir=str(folder)),
+        image_of("points", managed=False, kernel_path=f"{paths.kernels_dir}/{kernel.name}/vmlinux"),
+    ]
+    known: list[Image] = []
+    service = kernel_service(archive, paths, images=lambda: known)
+    for images in (used, used[:1], used[1:]):
+        known[:] = images
+        with pytest.raises(BangerError, match=f"in use by {len(images)} image") as caught:
+            await service.remove(kernel.name)
+        assert caught.value.code is ErrorCode.IN_USE
+        assert caught.value.hint == f"delete first: {', '.join(image.name for image in images)}"
+    older = folder.with_name("older")
+    older.mkdir()
+    write_kernel(older, b"another", record=msgspec.structs.replace(kernel, sha256="0" * 64))
+    known[:] = [
+        image_of("old", artifact_dir=str(older)),
+        image_of("gone", artifact_dir=str(folder.with_name("nowhere"))),
+        image_of("elsewhere", managed=False, kernel_path="/srv/vmlinux"),
+    ]
+    return service
+
+
+def image_of(name: str, **fields: object) -> Image:
+    return msgspec.convert(
+        {"id": name, "name": name, "created_at": now(), "updated_at": now(), **fields}, Image
+    )
 
 
 async def test_a_kernel_that_cannot_be_taken_in_leaves_nothing(
