@@ -7,8 +7,6 @@ entry, the blob or the document.
 from __future__ import annotations
 
 import gzip
-import hashlib
-import http.client
 import io
 import json
 import os
@@ -17,14 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
-from banger.image.oci import manifest as m
 from tests.capabilities import require
 from tests.fakes.ociregistry import registry
 from tests.fakes.proxy import within
+from tests.fakes.pushed import digest, upload
 from tests.fakes.registry import tar_of
 from tests.guest.instance import Instance
 
@@ -48,10 +45,6 @@ def tar(*entries: tarfile.TarInfo) -> bytes:
         for one in entries:
             archive.addfile(one)
     return out.getvalue()
-
-
-def digest(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 @dataclass(frozen=True)
@@ -190,57 +183,23 @@ def address(banger: Instance) -> Iterator[str]:
         yield found
 
 
-def upload(address: str, image: Hostile) -> str:
-    """By the registry's own interface: tools refuse to push some of these. The last layer's digest."""
+def push(address: str, image: Hostile) -> str:
+    """Tools refuse to push some of these. The last layer's digest."""
     blobs = [image.packed(layer) for layer in image.layers]
-    config: dict[str, Any] = {
-        "os": "linux",
-        "architecture": m.this_platform().architecture,
-        "rootfs": {"type": "layers", "diff_ids": [image.diff_id or digest(layer) for layer in image.layers]},
-    }
-    config_blob = json.dumps({**config, **image.config}).encode()
-    layers = [
-        {"mediaType": f"{m.OCI_LAYER}+gzip", "digest": digest(blob), "size": len(blob), **image.layer}
-        for blob in blobs
-    ]
-    described = {"mediaType": m.OCI_CONFIG, "digest": digest(config_blob), "size": len(config_blob)}
-    manifest = {"schemaVersion": 2, "mediaType": m.OCI_MANIFEST, "config": described, "layers": layers}
-    connection = http.client.HTTPConnection(address, timeout=30)
-    try:
-        for blob in [config_blob, *blobs]:
-            where = urlsplit(_ask(connection, "POST", f"/v2/{image.name}/blobs/uploads/", b""))
-            path = f"{where.path}?{where.query}&digest={digest(blob)}"
-            _ask(connection, "PUT", path, blob)
-        _ask(
-            connection,
-            "PUT",
-            f"/v2/{image.name}/manifests/latest",
-            json.dumps(manifest).encode(),
-            m.OCI_MANIFEST,
-        )
-    finally:
-        connection.close()
+    diff_ids = [image.diff_id or digest(layer) for layer in image.layers]
+    upload(
+        address,
+        image.name,
+        list(zip(blobs, diff_ids, strict=True)),
+        config=image.config,
+        described=image.layer,
+    )
     return digest(blobs[-1])
-
-
-def _ask(
-    connection: http.client.HTTPConnection,
-    method: str,
-    path: str,
-    body: bytes,
-    kind: str = "application/octet-stream",
-) -> str:
-    """The Location of the answer."""
-    connection.request(method, path, body, {"Content-Type": kind})
-    response = connection.getresponse()
-    said = response.read()
-    assert response.status in (201, 202), f"{method} {path}: {response.status} {said!r}"
-    return response.headers.get("Location", "")
 
 
 @pytest.mark.parametrize("image", HOSTILE + BOMBS, ids=[image.name for image in HOSTILE + BOMBS])
 def test_it_is_refused(banger: Instance, address: str, image: Hostile) -> None:
-    layer = within(banger.netns, lambda: upload(address, image))
+    layer = within(banger.netns, lambda: push(address, image))
     says = [words.replace("LAYER", layer).replace("SHORT", layer[:19]) for words in image.says]
     check_refused(banger, image.name, says, f"{address}/{image.name}")
 
@@ -324,7 +283,7 @@ def test_a_symlink_out_of_the_image_leads_into_it(banger: Instance, address: str
         entry("out/owned"),
     ]
     image = Hostile("escapes", (FINE, tar(*links), tar(entry("out/.wh.kept"))), ())
-    within(banger.netns, lambda: upload(address, image))
+    within(banger.netns, lambda: push(address, image))
     assert banger.ok("image", "pull", f"{address}/escapes").text == "escapes\n"
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
     assert (tmp_path / "kept").read_text() == "the host's"

@@ -304,6 +304,20 @@ def test_memory_does_not_grow_with_the_content(images: Images, tmp_path: Path) -
     assert peaks[1] - peaks[0] < 16 << 20
 
 
+def test_memory_grows_with_entries_by_less_than_a_kib_each(images: Images) -> None:
+    held: list[int] = []
+    for count in (5_000, 10_000):
+        layer = images.layer(tar(*(member(f"folder/some-name-{n:08}", b"x") for n in range(count))))
+        tracemalloc.start()
+        try:
+            with flat.FlatTree([layer], work=images.home) as tree:
+                tree.measure()
+                held.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert held[1] - held[0] < 5_000 * 1024
+
+
 def test_a_blob_that_shrinks_is_an_error(images: Images) -> None:
     layer = images.layer(tar(member("a", b"x" * 300_000)))
     with flat.FlatTree([layer], work=images.home) as tree:
