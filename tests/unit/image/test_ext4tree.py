@@ -218,7 +218,7 @@ def small(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.integers(0, 1 << 32), st.integers(1, 12))
 def test_harm_is_an_error_or_nothing(
     small: bytes, tmp_path_factory: pytest.TempPathFactory, seed: int, count: int
