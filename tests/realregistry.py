@@ -1,8 +1,9 @@
 """A real registry for tests: Debian's docker-registry on a local address, and tools that push to it.
 
 `RealRegistry` runs one with or without TLS, open or with accounts (htpasswd) or with tokens, for which
-`TokenServer` stands in the test's own event loop. `Maker` makes images with umoci and pushes them with
-skopeo: other people's tools, so that what is pulled was not written by what pulls it.
+`TokenServer` stands in the test's own event loop, or in a process (`python -m tests.realregistry FOLDER`).
+`Maker` makes images with umoci and pushes them with skopeo: other people's tools, so that what is pulled was
+not written by what pulls it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -70,6 +72,15 @@ class TokenServer:
             yield self
         finally:
             await runner.cleanup()
+
+    def settings(self) -> dict[str, str]:
+        """Those of a registry that takes its tokens."""
+        return {
+            "realm": self.realm,
+            "service": SERVICE,
+            "issuer": self.issuer,
+            "rootcertbundle": str(self.certificate),
+        }
 
     async def _answer(self, request: web.Request) -> web.Response:
         given = request.headers.get("Authorization", "")
@@ -181,14 +192,7 @@ class RealRegistry:
             (self.folder / "htpasswd").write_text("".join(lines))
             made["auth"] = {"htpasswd": {"realm": "test", "path": str(self.folder / "htpasswd")}}
         if self.tokens is not None:
-            made["auth"] = {
-                "token": {
-                    "realm": self.tokens.realm,
-                    "service": SERVICE,
-                    "issuer": self.tokens.issuer,
-                    "rootcertbundle": str(self.tokens.certificate),
-                }
-            }
+            made["auth"] = {"token": self.tokens.settings()}
         return made
 
 
@@ -245,3 +249,14 @@ class Maker:
 
     async def _tool(self, *argv: str) -> None:
         await run(argv, timeout_s=TOOL_TIMEOUT_S, env={"HOME": str(self.folder), "TMPDIR": str(self.folder)})
+
+
+async def _serve(folder: Path) -> None:
+    """Prints the settings for a registry, and serves until stdin ends."""
+    async with TokenServer(folder).serving() as tokens:
+        print(json.dumps(tokens.settings()), flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(Path(sys.argv[1])))

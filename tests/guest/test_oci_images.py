@@ -13,13 +13,26 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
+from banger.image.oci.manifest import this_platform
 from tests.capabilities import require
-from tests.fakes.ociregistry import busybox_tree, make_layout, push, registry
-from tests.guest.instance import BANGER, BOOT_TIMEOUT_S, Instance, until
+from tests.fakes.ociregistry import (
+    busybox_tree,
+    make_index,
+    make_layout,
+    manifest_of,
+    push,
+    registry,
+    token_server,
+    unpacked,
+)
+from tests.guest.files import assert_files_equal
+from tests.guest.instance import BANGER, BOOT_TIMEOUT_S, SMALL, Instance, until
+from tests.realregistry import ANN
 
 pytestmark = [require("docker-registry", "skopeo", "umoci", "htpasswd", "busybox"), pytest.mark.guest]
 
@@ -55,9 +68,20 @@ def layout() -> Iterator[Path]:
         bare = folder / "bare"
         (bare / "app").mkdir(parents=True)
         shutil.copy2(base / "bin/busybox", bare / "app/uname")
+        tools = folder / "tools"
+        (tools / "etc").mkdir(parents=True)
+        (tools / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/srv:/bin/sh\n")
+        (tools / "etc/group").write_text("root:x:0:\ncrew:x:1001:\nmore:x:7:app\n")
         target = folder / "layout"
         make_layout(target, "one", [base], CONFIG)
         make_layout(target, "two", [base, "/etc/gone", second], {"env": CONFIG["env"]})
+        make_layout(target, "tools", [base, tools], {**CONFIG, "entrypoint": ["sh", "-c"], "user": "app"})
+        here = this_platform().architecture
+        for architecture in ("s390x", here):
+            (folder / architecture).mkdir()
+            (folder / architecture / "arch").write_text(architecture)
+            make_layout(target, architecture, [base, folder / architecture], {}, architecture=architecture)
+        make_index(target, "multi", {one: one for one in ("s390x", here)})
         make_layout(target, "bare", [bare], {"entrypoint": "/app/uname", "cmd": "-s"})
         yield target
     finally:
@@ -69,6 +93,12 @@ def address(banger: Instance, layout: Path) -> Iterator[str]:
     with registry(banger.home / "registry", run_in=banger.argv()) as found:
         for tag in ("one", "two", "bare"):
             push(layout, tag, f"{found}/team/{tag}:1", run_in=banger.argv(), zstd=tag == "two")
+        push(layout, "multi", f"{found}/team/multi:1", run_in=banger.argv(), index=True)
+        push(layout, "tools", f"{found}/team/tools:1", run_in=banger.argv())
+        pinned = f"{found}/team/tools:1@{manifest_of(layout, 'tools')['digest']}"
+        banger.configure(
+            f'{SMALL}[[catalog]]\nname = "tools"\nreference = "{pinned}"\ndescription = "Ours"\n'
+        )
         yield found
 
 
@@ -124,39 +154,118 @@ def test_run_as_the_image_says(banger: Instance, address: str, one: str) -> None
     banger.ok("vm", "delete", "bare")
 
 
-def test_layers_are_replayed(banger: Instance, address: str) -> None:
+@contextmanager
+def running(banger: Instance, reference: str, name: str) -> Iterator[str]:
+    """A VM of that image, pulled by its run."""
+    banger.ok("vm", "run", "-d", "--name", name, "--image", reference)
+    yield name
+    banger.ok("vm", "delete", name)
+
+
+def test_its_files_are_the_images(banger: Instance, layout: Path, one: str, tmp_path: Path) -> None:
+    assert_files_equal(banger, one, unpacked(layout, "one", tmp_path / "bundle"), added=("srv/app",))
+
+
+def test_the_catalog_of_the_configuration(banger: Instance, layout: Path, address: str) -> None:
+    """Pulled by its name at its digest; its user, by name, with their groups and home, runs what it says."""
+
+    def listed() -> dict[str, object]:
+        entries = json.loads(banger.ok("image", "list", "--available", "--json").text)
+        (found,) = [entry for entry in entries if entry["name"] == "tools"]
+        return dict(found)
+
+    digest = manifest_of(layout, "tools")["digest"]
+    assert listed() == {
+        "name": "tools",
+        "kind": "oci",
+        "source": f"{address}/team/tools:1@{digest}",
+        "description": "Ours",
+        "here": False,
+    }
+    script = 'id -u; id -g; id -G; pwd; echo "$COLOUR $HOME"'
+    said = banger.ok("vm", "run", "--rm", "--quiet", "--image", "tools", "--entrypoint", "--", script).text
+    assert said == "1000\n1001\n1001 7\n/srv/app\ndark blue /srv\n"
+    assert listed()["here"] is True
+    shown = banger.ok("image", "show", "tools").text
+    assert str(digest) in shown
+    refused = banger.banger("image", "pull", f"{address}/team/one:1", "--name", "tools")
+    assert refused.status == 1
+    assert "there is an image tools already" in refused.stderr
+    banger.ok("vm", "create", "--no-start", "--name", "stopped", "--image", "tools")
+    refused = banger.banger("image", "delete", "tools")
+    assert refused.status == 1
+    assert "delete first: stopped" in refused.stderr
+    banger.ok("vm", "delete", "stopped")
+    banger.ok("image", "delete", "tools")
+
+
+def test_an_index_gives_the_image_of_this_machine(
+    banger: Instance, layout: Path, address: str, tmp_path: Path
+) -> None:
+    here = this_platform().architecture
+    with running(banger, f"{address}/team/multi:1", "multi") as vm:
+        assert banger.ok("vm", "exec", vm, "cat", "/arch").text == here
+        assert_files_equal(banger, vm, unpacked(layout, here, tmp_path / "bundle"))
+    shown = json.loads(banger.ok("image", "show", "multi-1", "--json").text)
+    assert shown["oci_digest"] == manifest_of(layout, here)["digest"]
+    assert shown["oci_pinned"] == manifest_of(layout, "multi")["digest"]
+
+
+def test_layers_are_replayed(banger: Instance, layout: Path, address: str, tmp_path: Path) -> None:
     script = """
         cat /etc/kept; echo; [ -e /etc/gone ] && echo there
         [ /data/a -ef /data/b ] && stat -c '%h %s' /data/a
         tool 7; cat /root/.seeded; stat -c ' %a' /root
     """
-    said = banger.ok(
-        "vm", "run", "--rm", "--quiet", "--image", f"{address}/team/two:1", "--", "sh", "-c", script
-    )
+    with running(banger, f"{address}/team/two:1", "two") as vm:
+        said = banger.ok("vm", "exec", vm, "sh", "-c", script)
+        assert_files_equal(banger, vm, unpacked(layout, "two", tmp_path / "bundle"))
     assert said.text == "second\n2 10000\ntool 7\nfrom the image 700\n", said.text
 
 
-def test_a_private_image_takes_the_users_login(banger: Instance, layout: Path, tmp_path: Path) -> None:
-    auth = base64.b64encode(ACCOUNT.encode()).decode()
-    with registry(banger.home / "private", port=5001, run_in=banger.argv(), account=ACCOUNT) as address:
-        push(layout, "bare", f"{address}/mine", run_in=banger.argv(), account=ACCOUNT)
-        refused = banger.banger("image", "pull", f"{address}/mine", "--name", "private")
-        assert refused.status == 1
+def with_login(banger: Instance, folder: Path, *words: str) -> str:
+    """What a command prints that finds docker's login in that folder."""
+    done = subprocess.run(
+        banger.argv(BANGER, *words),
+        env={**banger.environment, "DOCKER_CONFIG": str(folder)},
+        capture_output=True,
+        timeout=BOOT_TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.decode()
+
+
+@pytest.mark.parametrize("kind", ["basic", "bearer"])
+def test_a_private_image_takes_the_users_login(
+    banger: Instance, layout: Path, tmp_path: Path, kind: str
+) -> None:
+    account = f"{ANN.username}:{ANN.password}" if kind == "bearer" else ACCOUNT
+    auth = base64.b64encode(account.encode()).decode()
+    within = banger.argv()
+    with (
+        token_server(tmp_path / "tokens", run_in=within) if kind == "bearer" else nullcontext() as tokens,
+        registry(
+            banger.home / kind,
+            port=5001,
+            run_in=within,
+            account="" if tokens else account,
+            tokens=tokens,
+        ) as address,
+    ):
+        push(layout, "one", f"{address}/mine/app", run_in=within, account=account)
+        run = ("vm", "run", "--rm", "--quiet", "--image", f"{address}/mine/app", "--", "echo", "in")
+        refused = banger.banger(*run)
+        assert refused.status == 125
         assert "login" in refused.stderr
         (tmp_path / "config.json").write_text(json.dumps({"auths": {address: {"auth": auth}}}))
-        done = subprocess.run(
-            banger.argv(BANGER, "image", "pull", f"{address}/mine", "--name", "private"),
-            env={**banger.environment, "DOCKER_CONFIG": str(tmp_path)},
-            capture_output=True,
-            timeout=BOOT_TIMEOUT_S,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-    banger.ok("image", "delete", "private")
-    secret = b"hunter2-secret"
+        assert with_login(banger, tmp_path, *run) == "in\n"
+    banger.ok("image", "delete", "app")
+    secret = account.partition(":")[2].encode()
     state = Path(banger.paths.state_dir)
     kept = [state / "bangerd.log", *state.glob("banger.db*"), *state.glob("images/*/image.json")]
-    assert not any(secret in path.read_bytes() or auth.encode() in path.read_bytes() for path in kept)
+    assert not any(auth.encode() in path.read_bytes() for path in kept)
+    assert kind == "bearer" or not any(secret in path.read_bytes() for path in kept)
 
 
 def test_a_daemon_killed_while_it_pulls_leaves_no_half_image(
@@ -219,8 +328,8 @@ def test_an_image_boots_a_kernel_of_ones_own(banger: Instance, address: str) -> 
     assert banger.ok("kernel", "import", "own", "--from", str(source)).text == "own\n"
     image = (f"{address}/team/bare:1", "--name", "with-own", "--kernel", "own")
     banger.ok("image", "pull", *image)
-    banger.ok("kernel", "rm", "own")
     run = ("vm", "run", "--rm", "--quiet", "--image", "with-own", "--entrypoint", "--", "-r")
     release = json.loads(Path(source, "kernel.json").read_text())["record"]["kernel_version"]
     assert banger.ok(*run).text == f"{release}\n"
     banger.ok("image", "delete", "with-own")
+    banger.ok("kernel", "rm", "own")
