@@ -78,6 +78,14 @@ def cpu_ms(pid: int) -> float:
     return total / 1e6
 
 
+def peak_kib(pid: int) -> int:
+    """A process's largest resident size so far."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1])
+    raise RuntimeError("no VmHWM")
+
+
 def table(taken: Mapping[str, Sequence[Sample]], *, baseline: str) -> str:
     """A Markdown table: p50, 90th percentile, ratio to the baseline, CPU, and the parts' medians."""
     base = wall(taken[baseline])

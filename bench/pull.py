@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.harness import Sample, p50, rounds, timed
+from bench.harness import Sample, p50, peak_kib, rounds, timed
 from bench.home import BANGER, Home, home
 from tests.artifacts import artifacts
 from tests.fakes.ociregistry import make_layout, push, registry
@@ -103,7 +103,7 @@ class Case:
             timeout=900,
         )
         elapsed = (time.perf_counter() - began) * 1000
-        self.peaks[OURS].append(_peak_kib(daemon))
+        self.peaks[OURS].append(peak_kib(daemon))
         sample = Sample(elapsed, _cpu_ms(daemon) - before)
         self.home.run("image", "delete", "debian")
         self.home.run("image", "cache", "prune")
@@ -142,13 +142,6 @@ def _measured(argv: Sequence[str], into: Path) -> list[str]:
     script = "import os,resource,subprocess,sys;s=subprocess.call(sys.argv[2:]);"
     script += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,file=open(sys.argv[1],'a'));"
     return ["python3", "-I", "-S", "-c", script + "sys.exit(s)", str(into), *argv]
-
-
-def _peak_kib(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1])
-    raise RuntimeError("no VmHWM")
 
 
 def _cpu_ms(pid: int) -> float:
