@@ -110,9 +110,10 @@ def normalise_mirror(url: str) -> str:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        usable = usable and not (parts.query or parts.fragment)
     except ValueError:  # brackets or a port that are none
         usable = False
-    if not usable or parts.query or parts.fragment:
+    if not usable:
         raise unsuitable(f"not the base URL of a Debian mirror: {url!r}", hint=_HINT)
     return url.rstrip("/")
 
