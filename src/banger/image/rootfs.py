@@ -115,7 +115,7 @@ def rewrite(
             for entry in add:
                 _add_parents(out, entry.path, folders, result)
                 _add(out, entry, result)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # the last two: tarfile's numbers
         raise invalid("the root file system's archive is broken", details=str(error)) from error
     return result
 
