@@ -208,6 +208,7 @@ CAPABILITIES: dict[str, Capability] = {
     "git": Capability("has git", _program("git"), must=True),
     "rsync": Capability("has rsync", _program("rsync")),
     "ssh": Capability("has an ssh client", _program("ssh", "ssh-keygen"), must=True),
+    "dnsmasq": Capability("has dnsmasq", _program("dnsmasq"), must=True),
     "dig": Capability("has dig", _program("dig"), must=True),
     "resolved": Capability(
         "can run a systemd-resolved that is not installed", _program("dbus-daemon", "dpkg-deb"), must=True

@@ -22,6 +22,7 @@ from tests import realresolved
 from tests.artifacts import REPOSITORY
 from tests.capabilities import require
 from tests.unit.network.dnsasks import Asker, Upstream, ask_by_tcp, closing, question
+from tests.unit.network.test_dns_server import NoRoutes
 
 pytestmark = [pytest.mark.host, pytest.mark.anyio, require("netns", "tun", "dig")]
 
@@ -151,6 +152,46 @@ async def test_the_bridges_port_comes_and_goes_with_it(names: Names, helper: InP
     await names.check()
     assert names.problems() == ()
     assert "10.9.0.3" in await asked(f"@{BRIDGE}", "guest-3.vm")
+
+
+@require("own-mounts")
+async def test_the_recipe_for_a_plain_resolv_conf(netns: None, tmp_path: Path) -> None:
+    """docs/names.md: ours is the first server; what it refuses is asked of the second one."""
+    resolv_conf = tmp_path / "resolv.conf"
+    resolv_conf.write_text("nameserver 127.0.0.42\nnameserver 127.0.0.53\n")
+    script = "mount --bind $0 $(readlink -f /etc/resolv.conf); getent hosts $1"
+
+    async def resolve(name: str) -> str:
+        argv = ["unshare", "--mount", "sh", "-c", script, str(resolv_conf), name]
+        done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=60)
+        return done.stdout.partition(" ")[0] or f"status {done.returncode}"
+
+    names = Names(Settings(dns_listen="127.0.0.42:53"), NoRoutes())
+    await names.open()
+    names.put("1", QUIET)
+    with closing(await Upstream.start("127.0.0.53", 53)):
+        assert await resolve("guest-2.vm") == QUIET.address
+        assert await resolve("www.example.org") == "192.0.2.1"
+        await names.close()
+        assert await resolve("www.example.org") == "192.0.2.1"
+
+
+@require("dnsmasq")
+async def test_the_recipe_for_dnsmasq(names: Names, tmp_path: Path) -> None:
+    recipe = Path(REPOSITORY, "docs/names.md").read_text().partition("**dnsmasq**")[2]
+    lines = [line.strip() for line in recipe.splitlines() if line.startswith("    ")][:4]
+    assert lines[0] == "server=/vm/127.0.0.1#42069"
+    config = tmp_path / "dnsmasq.conf"
+    config.write_text("\n".join(lines).replace("172.16.0.0", "10.9.0.0") + "\n")
+    argv = ["dnsmasq", "--keep-in-foreground", f"--conf-file={config}", "--no-resolv", "--no-hosts"]
+    argv += ["--port=5399", "--user=root", "--pid-file", "--except-interface=br-t"]
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as dnsmasq:  # noqa: ASYNC220
+        try:
+            way = ("@127.0.0.1", "-p", "5399", "+retry=5")
+            assert (await asked(*way, "guest-3.vm")).endswith("10.9.0.3")
+            assert (await asked(*way, "-x", "10.9.0.3")).endswith("guest-3.vm.")
+        finally:
+            dnsmasq.kill()
 
 
 @require("resolved", "own-mounts")

@@ -223,6 +223,14 @@ HOST_PACKAGES: tuple[HostPackage, ...] = (
         arch="bind",
     ),
     HostPackage(
+        "dnsmasq-base",
+        "tests that docs/names.md tells the truth about it",
+        use=TEST,
+        programs=("dnsmasq",),
+        fedora="dnsmasq",
+        arch="dnsmasq",
+    ),
+    HostPackage(
         "dbus-daemon",
         "the bus of the systemd-resolved that tests run",
         use=TEST,
