@@ -326,8 +326,10 @@ def test_registered_files_boot_and_are_copied_in(banger: Instance, one: str, tmp
 def test_an_image_boots_a_kernel_of_ones_own(banger: Instance, address: str) -> None:
     source = Path(banger.paths.kernels_dir, "debian-bookworm")
     assert banger.ok("kernel", "import", "own", "--from", str(source)).text == "own\n"
-    image = (f"{address}/team/bare:1", "--name", "with-own", "--kernel", "own")
+    image = (f"{address}/team/bare:1", "--name", "with-own", "--kernel", "own", "--size", "2G")
     banger.ok("image", "pull", *image)
+    shown = json.loads(banger.ok("image", "show", "with-own", "--json").text)
+    assert Path(shown["rootfs_path"]).stat().st_size == 2 << 30
     run = ("vm", "run", "--rm", "--quiet", "--image", "with-own", "--entrypoint", "--", "-r")
     release = json.loads(Path(source, "kernel.json").read_text())["record"]["kernel_version"]
     assert banger.ok(*run).text == f"{release}\n"
