@@ -32,7 +32,8 @@ static const struct target {
 	{"frames", fuzz_frames}, {"exec", fuzz_exec},	  {"small", fuzz_small},     {"stream", fuzz_stream},
 	{"keeper", fuzz_keeper}, {"view", fuzz_view},	  {"sessions", fuzz_sessions}, {"records", fuzz_records},
 	{"copy", fuzz_copy},	 {"tar", fuzz_tar},	  {"extract", fuzz_extract},   {"config", fuzz_config},
-	{"ports", fuzz_ports},	 {"users", fuzz_users}, {"sshd", fuzz_sshd},	       {"broken", broken},
+	{"ports", fuzz_ports},	 {"users", fuzz_users}, {"sshd", fuzz_sshd},	       {"probe", fuzz_probe},
+	{"broken", broken},
 };
 
 static const struct target *target;

@@ -62,6 +62,7 @@ void fuzz_tar(const uint8_t *data, size_t size);
 void fuzz_extract(const uint8_t *data, size_t size);
 void fuzz_config(const uint8_t *data, size_t size);
 void fuzz_ports(const uint8_t *data, size_t size);
+void fuzz_probe(const uint8_t *data, size_t size);
 void fuzz_users(const uint8_t *data, size_t size);
 void fuzz_sshd(const uint8_t *data, size_t size);
 

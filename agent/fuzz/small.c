@@ -7,11 +7,11 @@
 void fuzz_small(const uint8_t *data, size_t size)
 {
 	uint8_t *payload = malloc(size);
-	uint16_t port = 0;
+	struct wanted wanted;
 	REQUIRE(payload || !size);
 	memcpy(payload, data, size);
 	const struct frame frame = {.length = (uint32_t)size, .payload = payload};
-	REQUIRE(!take_port(&frame, &port) || port > 0);
+	REQUIRE(!take_wanted(&frame, &wanted) || wanted.port > 0);
 	/* The answer goes nowhere: a file is no socket. */
 	int nowhere = bytes_as_file(0, NULL, 0);
 	request_time(nowhere, &frame);

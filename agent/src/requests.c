@@ -128,6 +128,8 @@ static const struct {
 	{FRAME_SESSION_REMOVE, request_session_remove},
 	{FRAME_SESSION_SEND, request_session_send},
 	{FRAME_FORWARD, request_forward},
+	{FRAME_PROBE, request_probe},
+	{FRAME_NETWORK, request_network},
 	{FRAME_COPY_IN, request_copy_in},
 	{FRAME_COPY_OUT, request_copy_out},
 };

@@ -27,6 +27,8 @@ void request_session_remove(int fd, const struct frame *request);
 void request_session_send(int fd, const struct frame *request);
 void request_ports(int fd, const struct frame *request);
 void request_forward(int fd, const struct frame *request);
+void request_probe(int fd, const struct frame *request);
+void request_network(int fd, const struct frame *request);
 void request_copy_in(int fd, const struct frame *request);
 void request_copy_out(int fd, const struct frame *request);
 

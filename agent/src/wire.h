@@ -30,6 +30,10 @@
 #define FRAME_PORT 0x16
 #define FRAME_FORWARD 0x18
 #define FRAME_FORWARD_DATA 0x19
+#define FRAME_PROBE 0x1a
+#define FRAME_NETWORK 0x1b
+#define FRAME_NETWORK_LINK 0x1c
+#define FRAME_NETWORK_TEXT 0x1d
 #define FRAME_STDIN 0x20
 #define FRAME_STDOUT 0x21
 #define FRAME_STDERR 0x22
@@ -99,6 +103,22 @@
 #define FORWARD_ADDRESS 2
 #define FORWARD_FLAGS 3
 #define FORWARD_FLAG_FRAMES 1
+
+#define PROBE_KIND 1
+#define PROBE_ADDRESS 2
+#define PROBE_PORT 3
+#define PROBE_SOURCE 4
+#define PROBE_TIMEOUT_MS 5
+#define PROBE_DATA 6
+#define PROBE_ERRNO 1
+#define PROBE_MICROSECONDS 2
+#define PROBE_ANSWER 3
+#define LINK_NAME 1
+#define LINK_FLAGS 2
+#define LINK_ADDRESS 3
+#define LINK_NETMASK 4
+#define TEXT_KIND 1
+#define TEXT_BYTES 2
 
 /* Sessions. The fields of all their frames, and of a session's record, share one numbering. */
 #define WIRE_MAX_SESSIONS 1024

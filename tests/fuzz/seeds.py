@@ -248,6 +248,23 @@ def _ports() -> list[bytes]:
     return [b"\1" + title + v4 + v6, b"\0" + title + v6.replace(b" 0A ", b" 07 ") * 3]
 
 
+def _probe() -> list[bytes]:
+    common: list[tuple[int, bytes | str | int]] = [
+        (wire.PROBE_ADDRESS, "198.51.100.2"),
+        (wire.PROBE_SOURCE, 61000),
+        (wire.PROBE_TIMEOUT_MS, 3000),
+    ]
+    echo = bytes([0x45]) + bytes(19) + bytes([0, 0, 0, 0, 0, 1]) + bytes(18)
+    return [
+        encode_fields([(wire.PROBE_KIND, "tcp"), (wire.PROBE_PORT, 443), *common]),
+        encode_fields(
+            [(wire.PROBE_KIND, "udp"), (wire.PROBE_PORT, 53), (wire.PROBE_DATA, b"q" * 30), *common]
+        ),
+        encode_fields([(wire.PROBE_KIND, "icmp"), *common]),
+        echo,
+    ]
+
+
 def _users() -> list[bytes]:
     passwd = b"root:x:0:0:root:/root:/bin/bash\nme:x:1000:1000::/home/me:/bin/sh\nodd:x:99:::\n"
     group = b"root:x:0:\nme:x:1000:\nwheel:x:10:root,me\n"
@@ -279,6 +296,7 @@ _MAKERS: dict[str, Callable[[], list[bytes]]] = {
     "extract": _extract,
     "config": _config,
     "ports": _ports,
+    "probe": _probe,
     "users": _users,
     "sshd": _sshd,
 }

@@ -35,6 +35,10 @@ FRAME_PORTS = 0x15
 FRAME_PORT = 0x16
 FRAME_FORWARD = 0x18
 FRAME_FORWARD_DATA = 0x19
+FRAME_PROBE = 0x1A
+FRAME_NETWORK = 0x1B
+FRAME_NETWORK_LINK = 0x1C
+FRAME_NETWORK_TEXT = 0x1D
 FRAME_STDIN = 0x20
 FRAME_STDOUT = 0x21
 FRAME_STDERR = 0x22
@@ -104,6 +108,22 @@ FORWARD_PORT = 1
 FORWARD_ADDRESS = 2
 FORWARD_FLAGS = 3
 FORWARD_FLAG_FRAMES = 1
+
+PROBE_KIND = 1
+PROBE_ADDRESS = 2
+PROBE_PORT = 3
+PROBE_SOURCE = 4
+PROBE_TIMEOUT_MS = 5
+PROBE_DATA = 6
+PROBE_ERRNO = 1
+PROBE_MICROSECONDS = 2
+PROBE_ANSWER = 3
+LINK_NAME = 1
+LINK_FLAGS = 2
+LINK_ADDRESS = 3
+LINK_NETMASK = 4
+TEXT_KIND = 1
+TEXT_BYTES = 2
 
 WIRE_MAX_SESSIONS = 1024
 WIRE_MAX_RUNNING_SESSIONS = 64
@@ -303,6 +323,9 @@ class Fields:
         """UTF-8, cut to `most` bytes, made printable: no control character of a guest reaches anybody."""
         text = self._by_tag.get(tag, b"")[:most].decode("utf-8", "replace")
         return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+    def data(self, tag: int) -> bytes:
+        return self._by_tag.get(tag, b"")
 
     def number(self, tag: int) -> int:
         data = self._by_tag.get(tag)
