@@ -220,6 +220,9 @@ class FakeRegistry:
                 assert request.transport is not None
                 request.transport.abort()
                 return response
+            for position in range(0, len(body) if fault == "drip" else 0, 100):
+                await response.write(body[position : position + 100])
+                await asyncio.sleep(0.01)
             for position in range(0, len(body), 1 << 16):
                 await response.write(body[position : position + (1 << 16)])
             await response.write_eof()

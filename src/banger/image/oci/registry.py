@@ -35,7 +35,8 @@ from banger.image.oci.transport import (
 log = logging.getLogger("banger.registry")
 
 SLOWEST = 4 << 10
-"""Bytes in a second; a connection that brings less is broken off, and its download continued on another."""
+"""Bytes in a second, over SMALL_TIMEOUT_S; a connection that brings less is broken off, however large the
+blob is said to be, and its download continued on another."""
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
 _ELSEWHERE = frozenset({ErrorCode.NOT_FOUND, ErrorCode.DOWNLOAD_FAILED, ErrorCode.PERMISSION_DENIED})
 """Failures of a mirror after which the registry itself is asked."""
@@ -139,11 +140,10 @@ class Registry:
     ) -> None:
         """One connection's worth."""
         headers = {"Range": f"bytes={part.have}-"} if part.have else {}
-        limit = SMALL_TIMEOUT_S + (part.size - part.have) / SLOWEST
         path = self._path(f"blobs/{digest}")
         try:
             async with (
-                asyncio.timeout(limit),
+                asyncio.timeout(SMALL_TIMEOUT_S) as clock,
                 transport.request("GET", path, what=what, headers=headers) as response,
             ):
                 if response.status == 416 or (response.status == 206 and not _continues(response, part)):
@@ -157,7 +157,7 @@ class Registry:
                     length = response.content_length
                     if length is not None and length != part.size:
                         raise invalid(f"{what} is {length} bytes, and its manifest says {part.size}")
-                await _absorb(response, part, what=what, counted=counted)
+                await _absorb(response, part, what=what, counted=counted, clock=clock)
         except TimeoutError as error:
             raise Transient(f"{transport.endpoint.address} is too slow") from error
         if part.have < part.size:
@@ -198,9 +198,15 @@ class Registry:
         return f"{self._reference.repository}/{rest}"
 
 
-async def _absorb(response: aiohttp.ClientResponse, part: Part, *, what: str, counted: Counted) -> None:
-    """The body into the part, a MiB at a time; what came before a connection broke is kept."""
+async def _absorb(
+    response: aiohttp.ClientResponse, part: Part, *, what: str, counted: Counted, clock: asyncio.Timeout
+) -> None:
+    """The body into the part, a MiB at a time; what came before a connection broke is kept.
+
+    clock: set anew with each piece that was not too slow.
+    """
     held = bytearray()
+    lately = 0
     try:
         async for chunk in response.content.iter_any():
             if part.have + len(held) + len(chunk) > part.size:
@@ -208,6 +214,10 @@ async def _absorb(response: aiohttp.ClientResponse, part: Part, *, what: str, co
                 raise invalid(f"{what} is larger than the {part.size} bytes of its manifest")
             held += chunk
             counted(len(chunk))
+            lately += len(chunk)
+            if lately >= SLOWEST * SMALL_TIMEOUT_S:
+                lately = 0
+                clock.reschedule(asyncio.get_running_loop().time() + SMALL_TIMEOUT_S)
             if len(held) >= CHUNK:
                 piece, held = held, bytearray()
                 await part.append(piece)

@@ -375,6 +375,21 @@ async def test_a_registry_that_falls_silent(
     assert ranges[0] > 1_000_000, "what had come is kept"
 
 
+async def test_a_registry_that_drips(
+    registry: FakeRegistry, cache: BlobCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """10 KiB/s are too few where 64 are asked for; how large a layer is said to be buys no time."""
+    monkeypatch.setattr(registry_module, "SMALL_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(registry_module, "SLOWEST", 1 << 16)
+    registry.image(layers=[noise(3 << 20)])
+    registry.faults[registry.layers()[0]] = ["drip", "drip"]
+    events: list[ProgressEvent] = []
+    await bring(registry, cache, events=events)
+    assert sum("is too slow" in event.message for event in events) >= 2
+    ranges = [int(asked.range[6:-1] or 0) for asked in registry.bytes_of_blobs() if asked.range]
+    assert ranges[0] < 0.5 * (1 << 16)
+
+
 async def test_a_failure_ends_the_other_downloads(registry: FakeRegistry, cache: BlobCache) -> None:
     registry.image(layers=[noise(1 << 20, seed) for seed in range(6)])
     registry.faults[registry.layers()[1]] = ["404*"]
