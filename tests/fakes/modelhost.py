@@ -35,7 +35,10 @@ FIRST_PID = 10_000_000
 """No real process has it: the kernel's largest is 4,194,304."""
 
 
-LOOKS = ("link:list", "link:get", "loops:list", "dm:list", "dm:status", "process:search", "nft:list", "sysctl:read")
+LOOKS = (
+    *("link:list", "link:get", "loops:list", "dm:list", "dm:status"),
+    *("process:search", "nft:list", "sysctl:read"),
+)
 """Calls that change nothing."""
 CALLS = {"open": 50, "create": 75, "reserve": 4, "start": 70, "restart": 120, "set": 4, "end": 45}
 """About how many there are in an operation."""
@@ -498,6 +501,9 @@ class ModelLinks:
         await host.call(f"link:delete {link.name}", effect)
 
     async def disable_ipv6_address(self, _link: Link) -> None:
+        pass
+
+    async def learn_no_linklocal(self, _link: Link) -> None:
         pass
 
     async def addresses(self) -> list[tuple[int, ipaddress.IPv4Interface]]:

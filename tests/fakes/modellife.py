@@ -28,13 +28,16 @@ from banger.image.service import ImageService
 from banger.image.workseeds import WorkSeeds
 from banger.model.progress import Progress
 from banger.model.records import Image, ProcessIdentity, now
+from banger.network.firewall import Firewall
 from banger.network.host import HostNetwork
 from banger.store.database import Database
 from banger.store.images import ImageTable
+from banger.store.settings import SettingTable
 from banger.store.vms import VMTable
-from banger.system import devicemapper, ext4, links, loops, mounts, nft, process
+from banger.system import devicemapper, ext4, links, loops, mounts, nft, process, sysctl
 from banger.system.ext4 import E2fsprogs
 from banger.vm import handles, lifecycle, planner, reconcile, service, start, workdisk
+from banger.vm.nat import Nat
 from banger.vm.service import VMService
 from banger.vm.services import Services
 from banger.vm.workdisk import WorkDisk
@@ -268,7 +271,8 @@ class Life:
             vm_defaults=VMDefaults(vcpu=1, memory_mib=128, disk_size=64 * MIB, system_overlay_size=64 * MIB),
         )
         helper = ModelHelper(host, instance, paths)
-        network = HostNetwork(helper, settings)
+        firewall = Firewall(helper, settings, records=VMTable(database).list, before=SettingTable(database))
+        network = HostNetwork(helper, settings, firewall=firewall)
         images = cast(ImageService, ModelImages(image, Path(paths.images_dir)))
         monitor = ModelMonitor(host)
 
@@ -293,7 +297,7 @@ class Life:
             ),
             find_monitor=find_monitor,
             find_monitor_of=find_monitor_of,
-            capabilities=(WorkDisk(images, ssh_key_path=f"{paths.ssh_dir}/id_ed25519"),),
+            capabilities=(WorkDisk(images, ssh_key_path=f"{paths.ssh_dir}/id_ed25519"), Nat(firewall)),
         )
 
         def crash_point(point: str) -> None:
@@ -401,7 +405,14 @@ def led_to(host: ModelHost, patch: pytest.MonkeyPatch, plans: list[planner.Plan]
             "wait_gone": host.wait_gone,
             "search": host.search,
         },
-        nft: {"tables": host.nft_tables, "apply": host.nft_apply},
+        nft: {
+            "tables": host.nft_tables,
+            "apply": host.nft_apply,
+            "chains": host.nft_chains,
+            "listing": host.nft_listing,
+            "canonical": host.nft_canonical,
+        },
+        sysctl: {"read": host.sysctl_read, "write": host.sysctl_write},
         mounts: {"mount_points": list},
         ext4: {"make": host.make_file, "grow": host.make_file},
         WorkSeeds: {"ensure": seed},

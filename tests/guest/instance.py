@@ -49,6 +49,8 @@ class Instance:
     def __init__(self, home: Path, *, netns: str, config: str = "") -> None:
         self.home = home
         self.netns = netns
+        self.own_links: set[str] = set()
+        """Links of the test's own in the namespace, while they are there."""
         self.paths: Paths = artifacts().seed_home(home)
         self.configure(config or SMALL)
 
@@ -170,7 +172,7 @@ class Instance:
         found: list[str] = []
         for link in json.loads(self.run_in_netns("ip", "-json", "link", "show").stdout or b"[]"):
             name = str(link["ifname"])
-            if name in ("lo", "br-fc") or name in taps or name.startswith("tap-pool-"):
+            if name in {"lo", "br-fc", *self.own_links} or name in taps or name.startswith("tap-pool-"):
                 continue
             found.append(f"link {name}")
         for path in Path(self.paths.vms_dir).glob("*"):

@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from banger.config.paths import Paths
 from banger.config.settings import Settings
 from banger.helper.inprocess import InProcessHelper
 from banger.helper.interface import ObservedLink
+from banger.network.firewall import Firewall
 from banger.network.host import HostNetwork
-from banger.system.errors import CommandError
-from banger.system.run import run
+from banger.store.database import Database
+from banger.store.settings import SettingTable
 from tests.capabilities import require
 
 pytestmark = [pytest.mark.host, pytest.mark.anyio, require("netns", "tun")]
@@ -24,13 +26,16 @@ SETTINGS = Settings(bridge_name="br-t", bridge_ip="10.9.0.1", cidr=24, tap_pool_
 
 
 @pytest.fixture
-async def network(helper: InProcessHelper) -> AsyncIterator[HostNetwork]:
-    made = HostNetwork(helper, SETTINGS)
+async def network(helper: InProcessHelper, paths: Paths) -> AsyncIterator[HostNetwork]:
+    database = await Database.open(paths.database)
+    firewall = Firewall(helper, SETTINGS, records=list, before=SettingTable(database))
+    made = HostNetwork(helper, SETTINGS, firewall=firewall)
     await made.prepare()
     await made._pool.settled()
     yield made
     await made.shutdown()
     await made.close()
+    await database.close()
 
 
 async def taps(helper: InProcessHelper) -> dict[str, ObservedLink]:
@@ -91,15 +96,3 @@ async def test_after_the_last_vm_nothing_is_left_and_it_comes_again(
     await network.prepare()
     await network._pool.settled()
     assert "tap-pool-2" in await taps(helper)  # numbers are not used again
-
-
-async def test_nft_tables_are_loaded_whole_and_observed(helper: InProcessHelper, instance: str) -> None:
-    name = f"banger_{instance}"
-    await helper.apply_nft(f"add table inet {name}\nadd chain inet {name} c\nadd table inet other\n")
-    assert (await helper.observe(vms_dir="/nonexistent")).nft_tables == (f"inet {name}",)
-    with pytest.raises(CommandError, match="No such file"):
-        await helper.apply_nft(f"add chain inet {name} d\nadd chain inet nowhere c\n")
-    listed = await run(["nft", "list", "table", "inet", name], timeout_s=20)
-    assert b"chain d" not in listed.stdout
-    await helper.apply_nft(f"delete table inet {name}\ndelete table inet other\n")
-    assert (await helper.observe(vms_dir="/nonexistent")).nft_tables == ()

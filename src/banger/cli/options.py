@@ -135,7 +135,7 @@ def sizing_options(command: F) -> F:
             click.option(
                 "--nat/--no-nat",
                 default=None,
-                help="Whether the guest reaches the internet (not in this version yet).",
+                help="Whether the guest reaches the internet.",
             ),
             click.option(
                 "--init",

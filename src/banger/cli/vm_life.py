@@ -107,7 +107,7 @@ def delete(vms: tuple[str, ...], as_json: bool) -> int:
 @click.option("--memory", type=MEMORY, help="Such as 512M or 2G.")
 @click.option("--disk-size", type=DISK, help="The work disk; it only grows.")
 @click.option(
-    "--nat/--no-nat", default=None, help="Whether the guest reaches the internet (not in this version yet)."
+    "--nat/--no-nat", default=None, help="Whether the guest reaches the internet; takes effect at once."
 )
 @json_option
 @quiet_option

@@ -26,15 +26,18 @@ from banger.image.tools import ToolService
 from banger.model.deadlines import USUAL, Deadlines
 from banger.model.progress import Progress
 from banger.model.records import Image, Kernel
+from banger.network.firewall import Firewall
 from banger.network.host import HostNetwork
 from banger.network.names import Names
 from banger.store.database import Database
 from banger.store.images import ImageTable
+from banger.store.settings import SettingTable
 from banger.store.vms import VMTable
 from banger.system.process import boot_id
 from banger.vm.background import Background
 from banger.vm.handles import HandleCache
 from banger.vm.names import GuestNames
+from banger.vm.nat import Nat
 from banger.vm.service import VMService
 from banger.vm.services import Services as VMServices
 from banger.vm.steps import CrashPoint, no_crash
@@ -161,7 +164,9 @@ async def compose(
     images = ImageService(paths, settings, store=table, kernels=kernels, tools=tools)
     helper = InProcessHelper(instance, paths, programs=programs)
     names = Names(settings, helper)
-    network = HostNetwork(helper, settings, followers=(names,))
+    vm_table = VMTable(database)
+    firewall = Firewall(helper, settings, records=vm_table.list, before=SettingTable(database))
+    network = HostNetwork(helper, settings, firewall=firewall, followers=(names,))
 
     async def bridge() -> str:
         return (await tools.ensure_tool("vhost-device-vsock")).path
@@ -175,7 +180,7 @@ async def compose(
             paths=paths,
             instance=instance,
             boot_id=boot_id(),
-            table=VMTable(database),
+            table=vm_table,
             cache=HandleCache(boot_id()),
             helper=helper,
             images=images,
@@ -189,7 +194,7 @@ async def compose(
             ),
             find_monitor=chosen,
             find_monitor_of=chosen.of,
-            capabilities=(WorkDisk(images, ssh_key_path=key_path), GuestNames(names)),
+            capabilities=(WorkDisk(images, ssh_key_path=key_path), GuestNames(names), Nat(firewall)),
             deadlines=deadlines,
         ),
         crash_point=crash_point,

@@ -16,9 +16,10 @@ from collections.abc import Sequence
 
 from banger.config.paths import Paths
 from banger.errors import BangerError, ErrorCode
-from banger.helper import marks, validate
+from banger.helper import marks, ruleset, validate
 from banger.helper.errors import NotOurs, Refused
 from banger.helper.interface import (
+    FirewallRules,
     Observed,
     ObservedDm,
     ObservedLink,
@@ -26,7 +27,7 @@ from banger.helper.interface import (
     ObservedProcess,
 )
 from banger.model.records import ProcessIdentity
-from banger.system import devicemapper, links, loops, mounts, nft, process, resolved
+from banger.system import devicemapper, links, loops, mounts, nft, process, resolved, sysctl
 
 BRIDGE_NAMES = ("br-fc",)
 TAP_NAMES = ("tap-fc-", "tap-pool-")
@@ -45,6 +46,8 @@ class InProcessHelper:
         self._paths = paths
         self._programs = programs
         self._links = links.Links()
+        self._canonical = ("", "")
+        """The ruleset that drift was last looked for in, and how the kernel shows it."""
 
     async def close(self) -> None:
         await self._links.close()
@@ -66,6 +69,7 @@ class InProcessHelper:
             await self._links.disable_ipv6_address(link)
         else:
             self._require_ours(link, "bridge")
+        await self._links.learn_no_linklocal(link)
         for index, there in await self._links.addresses():
             if index == link.index and there != wanted:
                 await self._links.remove_address(link, there)
@@ -85,7 +89,8 @@ class InProcessHelper:
             raise BangerError(ErrorCode.HOST_UNSUITABLE, f"the bridge {bridge} is gone")
         link = await self._links.get(name)
         if link is None:
-            await self._links.create_tap(name, master=master.index, alias=alias)
+            group = marks.link_group(self._instance)
+            await self._links.create_tap(name, master=master.index, alias=alias, group=group)
             return
         self._require_ours(link, "tap")
         await self._links.set_alias(link, alias)
@@ -138,10 +143,46 @@ class InProcessHelper:
         if found is not None and self._is_ours(found):
             await resolved.revert(link)
 
-    # nft, loops, dm
+    # the firewall
 
-    async def apply_nft(self, ruleset: str) -> None:
-        await nft.apply(ruleset)
+    async def apply_firewall(self, rules: FirewallRules) -> None:
+        await nft.apply(ruleset.ruleset(self._instance, validate.firewall(rules)))
+
+    async def firewall_drift(self, rules: FirewallRules) -> str:
+        wanted = ruleset.ruleset(self._instance, validate.firewall(rules))
+        there = await nft.listing(ruleset.tables(self._instance))
+        if there is None:
+            return "are missing"
+        if self._canonical[0] != wanted:
+            self._canonical = (wanted, await nft.canonical(wanted))
+        return "" if there == self._canonical[1] else "have been changed by another program"
+
+    async def remove_firewall(self) -> None:
+        for table in await nft.tables():
+            if table[1] == marks.nft_table(self._instance):
+                await nft.apply(ruleset.removal(table))
+
+    async def remove_nft_table(self, table: str) -> None:
+        family, _, name = table.partition(" ")
+        if name != marks.nft_table(self._instance):
+            raise NotOurs(f"the nft table {table!a} is not this banger's")
+        if (family, name) in await nft.tables():
+            await nft.apply(ruleset.removal((family, name)))
+
+    async def forwarding(self) -> bool:
+        return sysctl.read(sysctl.IP_FORWARD) != "0"
+
+    async def set_forwarding(self, on: bool) -> None:
+        sysctl.write(sysctl.IP_FORWARD, "1" if on else "0")
+
+    async def others_need_forwarding(self) -> bool:
+        ours = marks.nft_table(self._instance)
+        return any(
+            chain == ruleset.FORWARDING_MARK and table != ours and marks.is_nft_table(table)
+            for _, table, chain in await nft.chains()
+        )
+
+    # loops, dm
 
     async def attach_loop(self, backing_file: str, *, read_only: bool, vm_id: str) -> str:
         validate.below(backing_file, self._paths.vms_dir, self._paths.images_dir)

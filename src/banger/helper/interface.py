@@ -46,6 +46,26 @@ class ObservedProcess(msgspec.Struct, frozen=True, kw_only=True):
     argv: tuple[str, ...]
 
 
+class GuestRule(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest as the firewall knows it: the one MAC and address that its tap may speak with."""
+
+    tap: str
+    mac: str
+    address: str
+    nat: bool = False
+
+
+class FirewallRules(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the instance's nft tables are made from (helper/ruleset.py)."""
+
+    bridge: str
+    address: str  # the bridge's
+    isolated: bool = True  # guests from each other
+    host_access: tuple[int, ...] = ()  # TCP and UDP ports of the bridge's address
+    guests: tuple[GuestRule, ...] = ()
+    forwarding_was_off: bool = False  # told to other instances by a mark in the table
+
+
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """Every object on the host that carries banger's marks or names, or lies in this instance's folders."""
 
@@ -93,7 +113,29 @@ class Helper(Protocol):
 
     async def unroute_names(self, link: str) -> None: ...
 
-    async def apply_nft(self, ruleset: str) -> None: ...
+    async def apply_firewall(self, rules: FirewallRules) -> None:
+        """This instance's tables, replaced as a whole in one transaction."""
+        ...
+
+    async def firewall_drift(self, rules: FirewallRules) -> str:
+        """ "" where the tables are as apply_firewall(rules) makes them, else what is wrong with them."""
+        ...
+
+    async def remove_firewall(self) -> None: ...
+
+    async def remove_nft_table(self, table: str) -> None:
+        """A table of this instance's name, as Observed.nft_tables says it. NotOurs for any other name."""
+        ...
+
+    async def forwarding(self) -> bool:
+        """Whether the host forwards IPv4 packets (net.ipv4.ip_forward)."""
+        ...
+
+    async def set_forwarding(self, on: bool) -> None: ...
+
+    async def others_need_forwarding(self) -> bool:
+        """Whether another instance's table says that forwarding was off until a banger switched it on."""
+        ...
 
     async def attach_loop(self, backing_file: str, *, read_only: bool, vm_id: str) -> str:
         """A loop device over a file of the instance's VMs or images, labelled with vm_id. Its path."""

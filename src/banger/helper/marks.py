@@ -2,6 +2,7 @@
 
 A link's alias: `banger:<instance>:<vm id or ->:<role>`. A dm uuid: `BANGER-<instance>-<vm id>`.
 A bridge also has its own MAC.
+A tap also has the instance's link group.
 An nft table: `banger_<instance>`. A loop: its backing file's place, and its
 label `banger:<instance>:<first 32 of the vm id>`, as many VMs have loops over one image. A process: its cwd.
 """
@@ -32,6 +33,12 @@ def bridge_mac(instance: str) -> str:
     return ":".join(["06:01", *(instance[i : i + 2] for i in range(0, 8, 2))])
 
 
+def link_group(instance: str) -> int:
+    """The link group of an instance's taps: by it the firewall tells them before their names mean anything
+    (`meta ibrname` would, but needs a module that not every kernel has)."""
+    return int(instance[:8], 16) & 0x3FFFFFFF | 0x40000000
+
+
 def dm_uuid(instance: str, vm_id: str) -> str:
     return f"BANGER-{instance}-{vm_id}"
 
@@ -57,6 +64,11 @@ def nft_table(instance: str) -> str:
 
 
 _NFT = re.compile(r"banger_[0-9a-f]{16}")
+
+
+def is_nft_table(name: str) -> bool:
+    """Some instance's."""
+    return _NFT.fullmatch(name) is not None
 
 
 def is_nft_namesake(name: str) -> bool:

@@ -7,8 +7,11 @@ import os
 import re
 
 from banger.helper.errors import Refused
+from banger.helper.interface import FirewallRules
 
 _LINK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
+_MAC = re.compile(r"06:00(:[0-9a-f]{2}){4}")
+_MOST_GUESTS = 1 << 16
 _TAP = re.compile(r"tap-(fc|pool)-[0-9a-z]{1,8}")
 _DM = re.compile(r"fc-rootfs-[0-9a-f]{8,16}(-base)?")
 _LOOP = re.compile(r"/dev/loop[0-9]{1,6}")
@@ -77,6 +80,40 @@ def address(text: str, prefix: int) -> ipaddress.IPv4Interface:
         return ipaddress.IPv4Interface(f"{text}/{prefix}")
     except ValueError:
         raise Refused(f"{text!a}/{prefix} is no IPv4 address") from None
+
+
+def firewall(rules: FirewallRules) -> FirewallRules:
+    """Everything that becomes a word of the ruleset; no tap, MAC or address twice."""
+    bridge_name(rules.bridge)
+    plain_address(rules.address)
+    if len(rules.guests) > _MOST_GUESTS:
+        raise Refused(f"{len(rules.guests)} guests are more than {_MOST_GUESTS}")
+    for port in rules.host_access:
+        if not 1 <= port <= 65535:
+            raise Refused(f"{port} is no port")
+    for guest in rules.guests:
+        tap_name(guest.tap)
+        plain_address(guest.address)
+        if not _MAC.fullmatch(guest.mac):
+            raise Refused(f"{guest.mac[:40]!a} is no MAC of a guest")
+    for what, values in (
+        ("tap", [guest.tap for guest in rules.guests]),
+        ("MAC", [guest.mac for guest in rules.guests]),
+        ("address", [rules.address, *(guest.address for guest in rules.guests)]),
+    ):
+        if len(set(values)) < len(values):
+            raise Refused(f"two guests have the same {what}")
+    return rules
+
+
+def plain_address(text: str) -> str:
+    """An IPv4 address as it is usually written, and nothing else."""
+    try:
+        if str(ipaddress.IPv4Address(text)) == text:
+            return text
+    except ValueError:
+        pass
+    raise Refused(f"{text[:80]!a} is no IPv4 address")
 
 
 def role(text: str) -> str:

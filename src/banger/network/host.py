@@ -1,4 +1,4 @@
-"""HostNetwork: the instance's bridge and its taps (SPEC §4). NAT and names come with their issue.
+"""HostNetwork: the instance's bridge, its taps and its firewall (SPEC §4).
 
 The one door of this room. A tap's name is chosen first and made after, so that the caller can record it
 in between. All kernel work goes through the helper. After a crash bridge and taps stay; they carry the
@@ -14,6 +14,7 @@ from typing import Protocol
 from banger.config.settings import Settings
 from banger.helper.interface import Helper
 from banger.model.ids import short_id
+from banger.network.firewall import Firewall
 from banger.network.pool import TapPool, pool_index
 from banger.system.lockorder import OrderedLock, Rank
 
@@ -32,9 +33,15 @@ class BridgeFollower(Protocol):
 
 class HostNetwork:
     def __init__(
-        self, helper: Helper, settings: Settings, *, followers: Sequence[BridgeFollower] = ()
+        self,
+        helper: Helper,
+        settings: Settings,
+        *,
+        firewall: Firewall,
+        followers: Sequence[BridgeFollower] = (),
     ) -> None:
         """followers: hear, in this order, that the bridge is there; backwards, that it goes."""
+        self.firewall = firewall
         self._helper = helper
         self._settings = settings
         self._pool = TapPool(settings.tap_pool_size, make=self._make_idle, delete=helper.delete_tap)
@@ -116,13 +123,17 @@ class HostNetwork:
             self._pool.warm()
 
     async def shutdown(self) -> None:
-        """The last VM is gone: pool and bridge go too. The caller sees to it that none comes meanwhile."""
+        """The last VM is gone: pool, bridge, tables and forwarding go too.
+
+        The caller sees to it that none comes meanwhile.
+        """
         async with self._preparing:
             self._bridge_ready = False
             await self._pool.drain()
             for follower in reversed(self._followers):
                 await follower.bridge_down()
             await self._helper.delete_bridge(self._settings.bridge_name)
+        await self.firewall.remove()
 
     async def close(self) -> None:
         """The daemon ends: stop warming. What VMs use stays; idle taps go, they are made again quickly."""

@@ -133,6 +133,13 @@ class Links:
             spec = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_MODE_NONE)]})]}
             await self._open().link("set", index=link.index, IFLA_AF_SPEC=spec)
 
+    async def learn_no_linklocal(self, link: Link) -> None:
+        """A bridge learns who is where from frames to 01:80:c2:00:00:0x before any filter sees them: a guest
+        could have what is meant for another sent to itself. Kernels before 5.0 know no way to forbid it."""
+        option = netlink.BR_NO_LL_LEARN
+        with contextlib.suppress(KernelError), _explained(f"set up {link.name}"):
+            netlink.set_bridge_options(link.index, option, mask=option)
+
     async def addresses(self) -> list[tuple[int, ipaddress.IPv4Interface]]:
         """(link index, address with its prefix) of every IPv4 address."""
         found = await self._dump("list the addresses", self._open().addr, family=socket.AF_INET)
@@ -170,15 +177,18 @@ class Links:
             if message.get("dst") and _int(message.get("table")) != _RT_TABLE_LOCAL
         ]
 
-    async def create_tap(self, name: str, *, master: int, alias: str) -> None:
-        """A persistent tap, marked, up, port of `master` (its index). Error when the name is taken."""
+    async def create_tap(self, name: str, *, master: int, alias: str, group: int = 0) -> None:
+        """A persistent tap, marked, up, port of `master` (its index), in a link group (0 is everybody's).
+        Error when the name is taken."""
         descriptor = _open_tap(name)
         try:
             link = await self.get(name)
             if link is None:
                 raise KernelError(ErrorCode.HOST_UNSUITABLE, f"the tap {name} went away again")
             with _explained(f"put the tap {name} on its bridge"):
-                await self._open().link("set", index=link.index, master=master, state="up", ifalias=alias)
+                await self._open().link(
+                    "set", index=link.index, master=master, state="up", ifalias=alias, group=group
+                )
             with _explained(f"keep the tap {name}"):
                 fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
         except BaseException:

@@ -25,7 +25,10 @@ _TRIES = 8
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MASTER, IFLA_LINKINFO, IFLA_IFALIAS = 1, 3, 10, 18, 20
 IFLA_EXT_MASK, IFLA_CARRIER = 29, 33
-IFLA_INFO_KIND = 1
+IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
+_IFLA_BR_MULTI_BOOLOPT = 46
+BR_NO_LL_LEARN = 1 << 0
+"""<linux/if_bridge.h>, since 5.0."""
 
 LinkMessage = tuple[int, int, dict[int, bytes]]
 """(index, flags, attributes)"""
@@ -52,6 +55,14 @@ def read_links() -> list[LinkMessage]:
 def delete_link(index: int) -> None:
     """Blocks some 15 ms: the kernel waits out readers of the link. OSError (ENODEV) when it is gone."""
     _ask(_RTM_DELLINK, _NLM_F_ACK, _INFO.pack(socket.AF_UNSPEC, 0, index, 0, 0))
+
+
+def set_bridge_options(index: int, options: int, *, mask: int) -> None:
+    """Yes-or-no options of a bridge, by BR_BOOLOPT_* bits. OSError where the kernel does not know them."""
+    data = _attribute(_IFLA_BR_MULTI_BOOLOPT, struct.pack("=II", options, mask))
+    info = _attribute(IFLA_INFO_KIND, b"bridge") + _attribute(_IFLA_INFO_DATA, data)
+    body = _INFO.pack(socket.AF_UNSPEC, 0, index, 0, 0) + _attribute(IFLA_LINKINFO, info)
+    _ask(_RTM_NEWLINK, _NLM_F_ACK, body)
 
 
 def attributes(data: bytes) -> dict[int, bytes]:

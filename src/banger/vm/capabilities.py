@@ -53,5 +53,8 @@ class Capability:
         """The machine has ended (or never began). Idempotent."""
 
     async def apply_change(self, subject: Subject, spec: VMSpec) -> bool:
-        """`vm set` while running: True when it took effect now, False when it will at the next start."""
-        return False
+        """`vm set`: False when what changes of this capability's waits for the next start."""
+        return True
+
+    async def changed(self, subject: Subject) -> None:
+        """`vm set` has saved a changed record: for what is made from the store."""

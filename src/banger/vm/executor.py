@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from banger.errors import BangerError, ErrorCode
 from banger.helper.interface import Helper
+from banger.network.firewall import Firewall
 from banger.vm.planner import Finding, Fix
 from banger.vm.steps import CrashPoint, no_crash
 
@@ -24,31 +25,38 @@ ORDER = (
     Fix.DETACH_LOOP,
     Fix.DELETE_TAP,
     Fix.DELETE_NFT_TABLE,
+    Fix.RESTORE_FIREWALL,
     Fix.DELETE_BRIDGE,
     Fix.REMOVE_FILE,
     Fix.REMOVE_FOLDER,
+    Fix.RESTORE_FORWARDING,
 )
 """Users of an object go before it."""
 
 
 async def execute(
-    findings: Sequence[Finding], *, helper: Helper, vms_dir: str, crash_point: CrashPoint = no_crash
+    findings: Sequence[Finding],
+    *,
+    helper: Helper,
+    firewall: Firewall,
+    vms_dir: str,
+    crash_point: CrashPoint = no_crash,
 ) -> list[tuple[Finding, BaseException]]:
     """Apply every finding that has a fix. Returns those that failed."""
     failures: list[tuple[Finding, BaseException]] = []
     for finding in sorted((f for f in findings if f.fix), key=lambda f: ORDER.index(f.fix)):
         try:
             crash_point(f"fix:{finding.fix}:before")
-            await _apply(finding, helper=helper, vms_dir=vms_dir)
-            log.info("removed %s %s: %s", finding.kind, finding.name, finding.problem)
+            await _apply(finding, helper=helper, firewall=firewall, vms_dir=vms_dir)
+            log.info("put right: %s %s %s", finding.kind, finding.name, finding.problem)
             crash_point(f"fix:{finding.fix}:after")
         except Exception as error:
-            log.warning("could not remove %s %s: %s", finding.kind, finding.name, error)
+            log.warning("could not put right %s %s: %s", finding.kind, finding.name, error)
             failures.append((finding, error))
     return failures
 
 
-async def _apply(finding: Finding, *, helper: Helper, vms_dir: str) -> None:
+async def _apply(finding: Finding, *, helper: Helper, firewall: Firewall, vms_dir: str) -> None:
     match finding.fix:
         case Fix.DELETE_TAP:
             await helper.delete_tap(finding.name)
@@ -59,7 +67,11 @@ async def _apply(finding: Finding, *, helper: Helper, vms_dir: str) -> None:
         case Fix.REMOVE_DM:
             await helper.remove_dm(finding.name, uuid=finding.extra)
         case Fix.DELETE_NFT_TABLE:
-            await helper.apply_nft(f"delete table {finding.name}\n")
+            await helper.remove_nft_table(finding.name)
+        case Fix.RESTORE_FIREWALL:
+            await firewall.mend()
+        case Fix.RESTORE_FORWARDING:
+            await firewall.remove()
         case Fix.KILL_PROCESS:
             if finding.process is None:
                 raise RuntimeError("a process finding without its process")

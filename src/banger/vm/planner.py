@@ -14,9 +14,11 @@ import msgspec
 
 from banger.helper.interface import Observed, ObservedLink, ObservedProcess
 from banger.helper.marks import BASE, nft_table
+from banger.helper.ruleset import tables
 from banger.model.ids import is_vm_id
 from banger.model.records import ProcessIdentity, VMHandles, VMRecord, VMRuntime
 from banger.model.states import CLAIMS_LIFE, VMState
+from banger.network.firewall import FORWARDING_NAME
 
 MONITOR_ROLE = "monitor"
 TAP_NAMES = ("tap-fc-", "tap-pool-")
@@ -29,6 +31,8 @@ class Fix(StrEnum):
     REMOVE_DM = "remove_dm"
     KILL_PROCESS = "kill_process"
     DELETE_NFT_TABLE = "delete_nft_table"
+    RESTORE_FIREWALL = "restore_firewall"
+    RESTORE_FORWARDING = "restore_forwarding"
     REMOVE_FILE = "remove_file"
     REMOVE_FOLDER = "remove_folder"
     NONE = ""
@@ -37,7 +41,7 @@ class Fix(StrEnum):
 class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something on the host that should not be, or should be otherwise."""
 
-    kind: str  # tap bridge loop dm process nft socket folder file mount
+    kind: str  # tap bridge loop dm process nft sysctl socket folder file mount
     name: str
     problem: str
     vm_id: str = ""
@@ -63,7 +67,10 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     vms_dir: str
     images_dir: str
     pool_taps: frozenset[str] = frozenset()
-    nft_table: str = ""  # of this instance; "" when it should have none
+    firewall: bool = False  # this instance's nft tables should be there
+    firewall_problem: str = ""  # what is wrong with them
+    forwarding_problem: str = ""  # what is wrong with net.ipv4.ip_forward, for the VMs that run
+    forwarding_changed: bool = False  # it was switched on for VMs, and has not been put back
 
 
 class Verdict(StrEnum):
@@ -193,11 +200,7 @@ def _findings(world: World, plans: dict[str, VMPlan]) -> list[Finding]:
             found.append(Finding(kind="folder", name=path, problem=problem, fix=Fix.REMOVE_FOLDER))
         else:
             found.append(Finding(kind="file", name=path, problem="lies among the VMs' folders, and is none"))
-    for table in world.observed.nft_tables:
-        if table.partition(" ")[2] != nft_table(world.instance):
-            found.append(Finding(kind="nft", name=table, problem="has banger's name, but not its mark"))
-        elif table != world.nft_table:
-            found.append(Finding(kind="nft", name=table, problem="no VM needs it", fix=Fix.DELETE_NFT_TABLE))
+    found += _firewall_findings(world, known=known)
     for mount in world.observed.mounts:
         found.append(Finding(kind="mount", name=mount, problem="banger mounts nothing on the host"))
     return found
@@ -242,6 +245,28 @@ def _link_findings(
         problem = "belongs to no VM" if link.vm_id not in known else "its VM does not use it"
         found.append(
             Finding(kind="tap", name=link.name, problem=problem, vm_id=link.vm_id, fix=Fix.DELETE_TAP)
+        )
+    return found
+
+
+def _firewall_findings(world: World, *, known: set[str]) -> list[Finding]:
+    found: list[Finding] = []
+    wanted = {" ".join(table) for table in tables(world.instance)} if world.firewall else set()
+    for table in world.observed.nft_tables:
+        if table.partition(" ")[2] != nft_table(world.instance):
+            found.append(Finding(kind="nft", name=table, problem="has banger's name, but not its mark"))
+        elif table not in wanted:
+            found.append(Finding(kind="nft", name=table, problem="no VM needs it", fix=Fix.DELETE_NFT_TABLE))
+    for kind, name, problem in (
+        ("nft", f"tables {nft_table(world.instance)}", world.firewall_problem),
+        ("sysctl", FORWARDING_NAME, world.forwarding_problem),
+    ):
+        if problem:
+            found.append(Finding(kind=kind, name=name, problem=problem, fix=Fix.RESTORE_FIREWALL))
+    if world.forwarding_changed and not known:
+        problem = "was switched on for VMs, and none is left"
+        found.append(
+            Finding(kind="sysctl", name=FORWARDING_NAME, problem=problem, fix=Fix.RESTORE_FORWARDING)
         )
     return found
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence, Set
 
+import msgspec
+
 from banger.errors import BangerError
 from banger.guest.ready import ReadyListener
 from banger.helper.interface import Observed
@@ -92,6 +94,8 @@ class Reconciler:
         before = {record.id: record for record in services.table.list()}
         taps = {vm_id: services.cache.get(vm_id).tap_device for vm_id in before}
         explained = set(services.network.pool_taps())
+        firewall = services.network.firewall
+        tables = firewall.expected()
         observed = await services.helper.observe(vms_dir=services.paths.vms_dir)
         after = {record.id: record for record in services.table.list()}
         explained |= services.network.pool_taps()
@@ -102,7 +106,15 @@ class Reconciler:
             if changing:  # a pool's tap on its way to or from the VM is marked as the pool's
                 explained |= {taps.get(vm_id, ""), handles.tap_device}
             views.append(self._view(record, handles, busy=changing))
-        decided: Plan = plan(self._world(tuple(views), observed, explained=explained))
+        problem, forwarding = await firewall.drift()
+        world = msgspec.structs.replace(
+            self._world(tuple(views), observed, explained=explained),
+            firewall=tables or firewall.expected(),
+            firewall_problem=problem,
+            forwarding_problem=forwarding,
+            forwarding_changed=firewall.forwarding_changed(),
+        )
+        decided: Plan = plan(world)
         return list(decided.findings)
 
     async def fix(self, findings: Sequence[Finding]) -> list[tuple[Finding, BaseException]]:
@@ -110,6 +122,7 @@ class Reconciler:
         return await execute(
             findings,
             helper=self._services.helper,
+            firewall=self._services.network.firewall,
             vms_dir=self._services.paths.vms_dir,
             crash_point=self._crash_point,
         )

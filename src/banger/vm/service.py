@@ -171,14 +171,18 @@ class VMService:
                 nat_enabled=spec.nat_enabled if request.nat is None else request.nat,
             )
             validate_spec(changed)
-            refuse_nat(changed)
             live = True
             for capability in self._services.capabilities:
                 if changed != spec:
                     live = await capability.apply_change(subject, changed) and live
             with self._act(Act.SET_SAVE, subject.name):
                 await subject.change(lambda record: msgspec.structs.replace(record, spec=changed))
-            if changed != spec and self._lifecycle.alive(subject):
+            if changed == spec:
+                return subject.record
+            for capability in self._services.capabilities:
+                await capability.changed(subject)
+            live = live and (changed.vcpu_count, changed.memory_mib) == (spec.vcpu_count, spec.memory_mib)
+            if not live and self._lifecycle.alive(subject):
                 progress(ProgressEvent(step="set", message=f"{subject.name}: applies at the next start"))
             return subject.record
 
@@ -321,7 +325,7 @@ class VMService:
                 await self._exits.handle(subject, said)
 
     def _spec(self, request: CreateVM) -> VMSpec:
-        spec = resolve_spec(
+        return resolve_spec(
             self._services.settings.vm_defaults,
             HostCapacity(cpus=os.cpu_count() or 0, memory_bytes=memory_bytes()),
             vcpu_count=request.vcpu_count,
@@ -330,8 +334,6 @@ class VMService:
             system_overlay_size_bytes=request.system_overlay_size_bytes,
             nat=request.nat,
         ).spec
-        refuse_nat(spec)
-        return spec
 
     def _warn_memory(self, spec: VMSpec, progress: Progress) -> None:
         """When the memory promised to running VMs would pass the host's."""
@@ -416,16 +418,6 @@ def remove_folder(vm_dir: str) -> None:
     remove_sockets(vm_dir)
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(vm_dir)
-
-
-def refuse_nat(spec: VMSpec) -> None:
-    """Rather than a guest that was promised the internet and has none."""
-    if spec.nat_enabled:
-        raise BangerError(
-            ErrorCode.INVALID_ARGUMENT,
-            "NAT is not in this version yet",
-            hint="leave --nat (and nat in [vm_defaults]) out; guests reach the bridge's address",
-        )
 
 
 def memory_bytes() -> int:

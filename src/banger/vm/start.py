@@ -222,7 +222,8 @@ class Capabilities(BaseStep):
 
 
 class Tap(BaseStep):
-    """The VM's tap: its name is recorded before the device is made or taken from the pool."""
+    """The VM's tap: its name is recorded before the device is made or taken from the pool. From here on the
+    firewall knows the guest, by what has been recorded."""
 
     id = "tap"
     message = "connecting the network"
@@ -232,12 +233,14 @@ class Tap(BaseStep):
         name = network.choose_tap(subject.id)
         await subject.record_handles(tap_device=name)
         await network.make_tap(name, subject.id)
+        await network.firewall.refresh()
 
     async def undo(self, down: Teardown) -> None:
         subject = down.subject
         name = subject.handles.tap_device or subject.record.runtime.tap_device
         await down.services.network.release_tap(name, subject.id)
         await subject.record_handles(tap_device="")
+        await down.services.network.firewall.refresh()
 
 
 class Logs(BaseStep):

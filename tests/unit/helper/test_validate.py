@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from banger.config.paths import resolve_paths
 from banger.errors import ErrorCode
 from banger.helper import marks, validate
 from banger.helper.errors import Refused
 from banger.helper.inprocess import InProcessHelper
+from banger.helper.interface import FirewallRules, GuestRule
 from banger.model.records import ProcessIdentity
 
 VM = "ab" * 32
@@ -51,6 +53,37 @@ def test_names(check: Callable[[str], str], good: list[str], bad: list[str]) -> 
         with pytest.raises(Refused) as caught:
             check(text)
         assert caught.value.code is ErrorCode.PERMISSION_DENIED
+
+
+GUEST = GuestRule(tap="tap-fc-1", mac="06:00:ac:10:00:02", address="172.16.0.2", nat=True)
+RULES = FirewallRules(bridge="br-fc", address="172.16.0.1", host_access=(80,), guests=(GUEST,))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bridge": 'br" accept'},
+        {"bridge": "br*"},
+        {"address": "172.16.0.1/0"},
+        {"address": "0.0.0.0/0, 1.1.1.1"},
+        {"address": "::1"},
+        {"host_access": (0,)},
+        {"host_access": (65536,)},
+        {"guests": (replace(GUEST, tap="eth0"),)},
+        {"guests": (replace(GUEST, tap='tap-fc-1" }'),)},
+        {"guests": (replace(GUEST, mac="ff:ff:ff:ff:ff:ff"),)},
+        {"guests": (replace(GUEST, mac="06:00:ac:10:00:02\n"),)},
+        {"guests": (replace(GUEST, address="172.16.0.2, 0.0.0.0"),)},
+        {"guests": (replace(GUEST, address="172.16.0.02"),)},
+        {"guests": (GUEST, replace(GUEST, tap="tap-fc-2"))},
+        {"guests": (replace(GUEST, address="172.16.0.1"),)},
+        {"guests": (GUEST,) * 70_000},
+    ],
+)
+def test_no_word_of_a_ruleset_comes_from_elsewhere(change: dict[str, object]) -> None:
+    assert validate.firewall(RULES) is RULES
+    with pytest.raises(Refused):
+        validate.firewall(replace(RULES, **change))
 
 
 @pytest.mark.parametrize("path", ["/h/vms/a", "/h/images/a/b"])

@@ -9,6 +9,7 @@ import pytest
 
 from banger.config.settings import Settings
 from banger.helper.interface import Helper, ObservedLink
+from banger.network.firewall import Firewall
 from banger.network.host import HostNetwork
 
 pytestmark = pytest.mark.anyio
@@ -44,9 +45,16 @@ class Links:
         self.links.pop(name, None)
 
 
+class NoFirewall:
+    async def remove(self) -> None:
+        pass
+
+
 async def network(links: Links, pool: int) -> HostNetwork:
     """With a pool that is full."""
-    made = HostNetwork(cast(Helper, links), Settings(tap_pool_size=pool))
+    made = HostNetwork(
+        cast(Helper, links), Settings(tap_pool_size=pool), firewall=cast(Firewall, NoFirewall())
+    )
     await made.prepare()
     await made._pool.settled()
     return made

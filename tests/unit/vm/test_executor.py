@@ -10,6 +10,7 @@ import pytest
 
 from banger.helper.interface import Helper
 from banger.model.records import ProcessIdentity
+from banger.network.firewall import Firewall
 from banger.vm.executor import ORDER, execute
 from banger.vm.planner import Finding, Fix
 
@@ -19,7 +20,7 @@ FIXES = [fix for fix in Fix if fix]
 
 
 class Hand:
-    """Stands for the helper: writes down what is removed."""
+    """Stands for the helper and the firewall: writes down what is put right."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
@@ -36,8 +37,14 @@ class Hand:
     async def remove_dm(self, name: str, *, uuid: str) -> None:
         self.done.append(f"remove_dm {name} {uuid}")
 
-    async def apply_nft(self, ruleset: str) -> None:
-        self.done.append(f"delete_nft_table {ruleset.strip()}")
+    async def remove_nft_table(self, table: str) -> None:
+        self.done.append(f"delete_nft_table {table}")
+
+    async def mend(self) -> None:
+        self.done.append("restore_firewall")
+
+    async def remove(self) -> None:
+        self.done.append("restore_forwarding")
 
     async def signal(self, identity: ProcessIdentity, _signum: int) -> bool:
         self.done.append(f"kill_process {identity.pid}")
@@ -70,7 +77,11 @@ async def test_every_repair_is_done_in_order_between_its_points(tmp_path: Path) 
     hand, points = Hand(), list[str]()
     findings = [*one_of_each(tmp_path), Finding(kind="x", name="left", problem="no mark")]
     left = await execute(
-        findings, helper=cast(Helper, hand), vms_dir=str(tmp_path), crash_point=points.append
+        findings,
+        helper=cast(Helper, hand),
+        firewall=cast(Firewall, hand),
+        vms_dir=str(tmp_path),
+        crash_point=points.append,
     )
     assert left == []
     assert points == [f"fix:{fix}:{when}" for fix in ORDER for when in ("before", "after")]
@@ -90,7 +101,13 @@ async def test_one_that_fails_is_told_and_the_others_are_done(tmp_path: Path, fi
             raise PermissionError(1, os.strerror(1))
 
     findings = one_of_each(tmp_path)
-    failures = await execute(findings, helper=cast(Helper, hand), vms_dir=str(tmp_path), crash_point=fail)
+    failures = await execute(
+        findings,
+        helper=cast(Helper, hand),
+        firewall=cast(Firewall, hand),
+        vms_dir=str(tmp_path),
+        crash_point=fail,
+    )
     assert [(finding.fix, str(error)) for finding, error in failures] == [
         (fix, "[Errno 1] Operation not permitted")
     ]

@@ -373,7 +373,7 @@ class Lifecycles(RuleBasedStateMachine):
             case "process":
                 self.foreign.append(("process", str(host.spawn(vm.runtime.vm_dir, ("/bin/bash",)).pid)))
             case _:
-                host.tables.add(("inet", f"banger_{OTHERS}"))
+                host.tables["inet", f"banger_{OTHERS}"] = ""
                 self.foreign.append(("table", f"banger_{OTHERS}"))
 
     @rule(slot=slots, kind=st.sampled_from(("tap", "bridge port", "loop", "dm", "process", "socket")))

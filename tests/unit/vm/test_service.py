@@ -64,7 +64,12 @@ class Disks:
 class Network:
     """As far as removals go. rows: how many VMs there were while the bridge was being removed."""
 
+    class Firewall:
+        async def refresh(self) -> None:
+            pass
+
     def __init__(self) -> None:
+        self.firewall = self.Firewall()
         self.rows: list[int] = []
         self.count: Callable[[], int] = int
         self.removing = asyncio.Event()
