@@ -19,8 +19,8 @@ from banger.network.dnsforward import RESOLV_CONF, Forwarder, HostServers
 from banger.network.dnsserver import FOR_HOST, DNSServer
 from banger.network.dnszone import NamedGuest, Zone
 from banger.network.resolver import NameRoutes, ResolverRouting
+from banger.system import tcplisten
 from banger.system.lockorder import unheld
-from banger.system.portholder import port_holder
 
 log = logging.getLogger(__name__)
 
@@ -164,8 +164,8 @@ def explain_busy(address: str, port: int, error: OSError) -> str:
     why = os.strerror(error.errno) if error.errno else str(error)
     remedy = "set dns_listen in config.toml to a free address and port"
     if error.errno == errno.EADDRINUSE:
-        holder = port_holder(address, port)
-        why = f"{holder} has that port" if holder else "another program has that port"
+        who = tcplisten.holder(address, port, udp=True) or tcplisten.holder(address, port)
+        why = f"{who or 'another program'} has that port"
         if port == GUEST_PORT:
             remedy = f"let it listen on its own addresses only, not on {address} (dnsmasq: bind-dynamic)"
     return f"names are not served on {address}:{port}, {what}: {why}; {remedy}"

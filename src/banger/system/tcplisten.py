@@ -1,4 +1,4 @@
-"""Listening TCP sockets, and who has one already.
+"""Listening TCP sockets, and who has one already (or a UDP socket, for the name server).
 
 For published ports (vm/publishing). A socket of here is shared with the process that accepts from it, so
 `shut` ends the listening for every holder at once. Nothing is left after a crash: the kernel closes sockets
@@ -14,6 +14,7 @@ import struct
 
 BACKLOG = 128
 _LISTEN = "0A"  # TCP_LISTEN, include/net/tcp_states.h
+_UNCONNECTED = "07"  # TCP_CLOSE, which is what the kernel says of a UDP socket that only has an address
 _READ_LIMIT = 64 << 20
 
 
@@ -41,12 +42,13 @@ def shut(listener: socket.socket) -> None:
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def holder(address: str, port: int) -> str:
+def holder(address: str, port: int, *, udp: bool = False) -> str:
     """`nginx (pid 123)` of one who listens where `listen` could not; "" when it cannot be found. Blocking."""
     inodes: set[str] = set()
-    for table in ("tcp", "tcp6"):
+    for table in ("udp", "udp6") if udp else ("tcp", "tcp6"):
         with contextlib.suppress(OSError), open(f"/proc/self/net/{table}", encoding="ascii") as file:
-            inodes |= parse_listening(file.read(_READ_LIMIT), address, port)
+            state = _UNCONNECTED if udp else _LISTEN
+            inodes |= parse_listening(file.read(_READ_LIMIT), address, port, state=state)
     if not inodes:
         return ""
     targets = {f"socket:[{inode}]" for inode in inodes}
@@ -61,13 +63,13 @@ def holder(address: str, port: int) -> str:
     return ""
 
 
-def parse_listening(text: str, address: str, port: int) -> set[str]:
+def parse_listening(text: str, address: str, port: int, *, state: str = _LISTEN) -> set[str]:
     """Inodes of sockets of /proc/net/tcp or tcp6 that listen there, or on all addresses, or (where the
     address is all of them) on any. Other lines are passed over."""
     found: set[str] = set()
     for line in text.splitlines()[1:]:
         fields = line.split()
-        if len(fields) < 10 or fields[3] != _LISTEN:
+        if len(fields) < 10 or fields[3] != state:
             continue
         local, _, local_port = fields[1].partition(":")
         try:
