@@ -13,7 +13,14 @@ import subprocess
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from banger.api.requests import CreateVM, KillVM, SetVM
+from banger.api.requests import (
+    CreateVM,
+    KillVM,
+    PublishPort,
+    PublishPorts,
+    SetVM,
+    UnpublishPorts,
+)
 from banger.config.instance import instance_id
 from banger.helper import marks
 from banger.model.progress import no_progress
@@ -27,6 +34,7 @@ NAME = "victim"
 ORPHAN = "orphan"
 BYSTANDER = "bystander"
 OLD_BRIDGE = "br-old"
+PORT = 18080
 
 Operation = Callable[[VMService], Awaitable[object]]
 
@@ -58,6 +66,17 @@ async def restart(vms: VMService) -> None:
 async def change(vms: VMService) -> None:
     request = SetVM(work_disk_size_bytes=96 * MIB)
     await vms.set(vms.resolve(NAME).id, request, progress=no_progress)
+
+
+async def publish(vms: VMService) -> None:
+    """Repeated, it is no error. On all addresses: the loopback of the namespace is down."""
+    request = PublishPorts(ports=(PublishPort(host_address="0.0.0.0", host_port=PORT, guest_port=80),))
+    await vms.publish(vms.resolve(NAME).id, request)
+
+
+async def unpublish(vms: VMService) -> None:
+    request = UnpublishPorts(all=True)
+    await vms.unpublish(vms.resolve(NAME).id, request)
 
 
 async def kill(vms: VMService) -> None:
@@ -106,6 +125,8 @@ OPERATIONS: dict[str, Operation] = {
     "stop": stop,
     "restart": restart,
     "set": change,
+    "publish": publish,
+    "unpublish": unpublish,
     "kill": kill,
     "delete": delete,
     "repair": repair,
@@ -119,6 +140,8 @@ BEFORE: dict[str, tuple[str, ...]] = {
     "stop": ("create",),
     "restart": ("create",),
     "set": ("create",),
+    "publish": ("create",),
+    "unpublish": ("create", "publish"),
     "kill": ("create",),
     "delete": ("create",),
     "repair": ("plant",),
@@ -131,6 +154,8 @@ BACK: dict[str, tuple[str, ...]] = {
     "stop": ("start",),
     "restart": (),
     "set": (),
+    "publish": ("unpublish",),
+    "unpublish": ("publish",),
     "kill": ("start",),
     "delete": ("create",),
     "repair": ("plant",),
@@ -143,6 +168,8 @@ AFTER = {
     "stop": "stopped",
     "restart": "running",
     "set": "running",
+    "publish": "running",
+    "unpublish": "running",
     "kill": "stopped",
     "delete": "none",
     "repair": "none",

@@ -250,6 +250,6 @@ def state_after_failure(operation: str, point: str) -> str:
         return "none" if operation == "create" else "stopped"
     if kind in ("do", "undo"):
         return "error"
-    return {"create": "none", "set": "running", "fix": "none"}.get(
+    return {"create": "none", **dict.fromkeys(("set", "publish", "unpublish"), "running"), "fix": "none"}.get(
         kind, "none" if point == "delete:row:after" else "error"
     )

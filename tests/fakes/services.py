@@ -10,19 +10,40 @@ from pathlib import Path
 import msgspec
 
 from banger.api.replies import CachePruned, CatalogImage, CatalogKernel, ImageCatalog, KernelCatalog
-from banger.api.requests import CreateVM, ImportKernel, KillVM, PullImage, RegisterImage, SetVM
+from banger.api.requests import (
+    CreateVM,
+    ImportKernel,
+    KillVM,
+    PublishPort,
+    PublishPorts,
+    PullImage,
+    RegisterImage,
+    SetVM,
+    UnpublishPorts,
+)
 from banger.config.paths import Paths
 from banger.config.settings import Settings
 from banger.daemon.contracts import Services
 from banger.errors import BangerError, ErrorCode
-from banger.model.guestview import GuestFigures, GuestPort, VMPorts
+from banger.model.guestview import GuestFigures, GuestPort, PublishedState, VMPorts
 from banger.model.ids import VMId, new_vm_id
 from banger.model.names import generate_name, validate_name
 from banger.model.progress import Progress, ProgressEvent
-from banger.model.records import Image, Kernel, VMHealth, VMRecord, VMRuntime, VMSpec, VMStats, now
+from banger.model.records import (
+    Image,
+    Kernel,
+    PublishedPort,
+    VMHealth,
+    VMRecord,
+    VMRuntime,
+    VMSpec,
+    VMStats,
+    now,
+)
 from banger.model.references import resolve
 from banger.model.states import VMState
 from banger.vm.planner import Finding
+from banger.vm.publishing import going_ports, spec_of, with_ports
 
 IMAGE_ID = "ab" * 32
 LONG_AGO = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -61,7 +82,11 @@ class FakeVMs:
             raise BangerError(
                 ErrorCode.ALREADY_EXISTS, f"a VM called {name} exists", hint="choose another name"
             )
-        spec = VMSpec(vcpu_count=request.vcpu_count or 2, memory_mib=request.memory_mib or 2048)
+        spec = VMSpec(
+            vcpu_count=request.vcpu_count or 2,
+            memory_mib=request.memory_mib or 2048,
+            published=_published(request.publish),
+        )
         progress(ProgressEvent(step="spec", message=f"spec: {spec.vcpu_count} vcpu | {spec.memory_mib} MiB"))
         vm_id = new_vm_id()
         folder = Path(self.vms_dir) / vm_id
@@ -189,7 +214,9 @@ class FakeVMs:
             endpoint=f"{record.name}.vm:8080",
             url=f"http://{record.name}.vm:8080/",
         )
-        return VMPorts(vm_id=vm_id, name=record.name, ports=(local, web), left_out=3)
+        return VMPorts(
+            vm_id=vm_id, name=record.name, ports=(local, web), left_out=3, published=self.published(record)
+        )
 
     async def audit(self) -> Sequence[Finding]:
         return list(self.findings)
@@ -209,6 +236,30 @@ class FakeVMs:
         spec = msgspec.structs.replace(record.spec, vcpu_count=request.vcpu_count or record.spec.vcpu_count)
         self.records[vm_id] = msgspec.structs.replace(record, spec=spec)
         return self.records[vm_id]
+
+    async def publish(self, vm_id: str, request: PublishPorts) -> VMRecord:
+        """A free port is always 20000."""
+        record = self.records[vm_id]
+        self.records[vm_id] = with_ports(record, (*record.spec.published, *_published(request.ports)))
+        return self.records[vm_id]
+
+    async def unpublish(self, vm_id: str, request: UnpublishPorts) -> VMRecord:
+        record = self.records[vm_id]
+        gone = going_ports(record, request)
+        left = tuple(port for port in record.spec.published if spec_of(port) not in gone)
+        self.records[vm_id] = with_ports(record, left)
+        return self.records[vm_id]
+
+    def published(self, record: VMRecord) -> tuple[PublishedState, ...]:
+        return tuple(
+            PublishedState(
+                host_address=port.host_address,
+                host_port=port.host_port,
+                guest_port=port.guest_port,
+                listening=record.state is VMState.RUNNING,
+            )
+            for port in record.spec.published
+        )
 
     async def touch(self, vm_id: str) -> VMRecord:
         self.touched.append(vm_id)
@@ -241,6 +292,15 @@ class FakeVMs:
             ),
         )
         return vm_id
+
+
+def _published(ports: Sequence[PublishPort]) -> tuple[PublishedPort, ...]:
+    return tuple(
+        PublishedPort(
+            host_address=port.host_address, host_port=port.host_port or 20_000, guest_port=port.guest_port
+        )
+        for port in ports
+    )
 
 
 class FakeImages:

@@ -13,7 +13,7 @@ from enum import StrEnum
 import msgspec
 
 from banger.api.errors import ErrorBody
-from banger.model.guestview import GuestFigures
+from banger.model.guestview import GuestFigures, PublishedState
 from banger.model.records import GuestSession, Image, Kernel, VMRuntime, VMSpec, VMStats, Workspace
 from banger.model.states import VMState
 
@@ -31,6 +31,7 @@ FEATURES: tuple[str, ...] = (
     "logs",  # GET /v1/vms/{vm}/logs
     "operation-cancel",  # POST /v1/operations/{operation}/cancel
     "ports",  # GET /v1/vms/{vm}/ports
+    "publish",  # POST /v1/vms/{vm}/publish and unpublish, CreateVM.publish
     "sessions",  # /v1/vms/{vm}/sessions
     "stats",  # POST /v1/vms/{vm}/stats
 )
@@ -51,9 +52,10 @@ class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RuntimeReply(VMRuntime, frozen=True, kw_only=True, omit_defaults=True):
-    """VMRuntime as it is stored, with the VM's state."""
+    """VMRuntime as it is stored, with the VM's state, and its published ports as they are now."""
 
     state: VMState
+    published: tuple[PublishedState, ...] = ()
 
 
 class VMReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -217,7 +219,7 @@ class SessionList(msgspec.Struct, frozen=True, kw_only=True):
 class AuditFinding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An object on the host that nothing explains."""
 
-    kind: str  # tap bridge nft loop dm mount process socket folder file
+    kind: str  # tap bridge nft loop dm mount process socket folder file port
     name: str
     problem: str
     vm_id: str = ""

@@ -116,6 +116,16 @@ ROUTES: tuple[Route, ...] = (
     _vm_operation("stop", requests.StopVM, "Shuts the guest down in order; no error when it is not alive."),
     _vm_operation("restart", requests.RestartVM, "Stop and start under one lock."),
     _vm_operation("kill", requests.KillVM, "Signals the machine monitor and tears down."),
+    _vm_operation(
+        "publish",
+        requests.PublishPorts,
+        "Publishes ports of the guest's on the host, at once where the VM runs; all or none.",
+    ),
+    _vm_operation(
+        "unpublish",
+        requests.UnpublishPorts,
+        "Takes published ports back, and ends the connections through them.",
+    ),
     Route(
         name="vm.stats",
         method="POST",

@@ -96,4 +96,27 @@ def vm_row(vm: shapes.VM) -> list[str]:
     ]
 
 
+SHOWN_PORTS = 3
+
+
+def published_ports(vm: shapes.VM) -> str:
+    """For the table: `8080->80, 0.0.0.0:8443->443`, and how many more there are."""
+    from banger.model.published import PortSpec, short_text
+
+    texts = [short_text(PortSpec(**port)) for port in vm["spec"].get("published", [])]
+    more = len(texts) - SHOWN_PORTS
+    return ", ".join(texts[:SHOWN_PORTS]) + (f" +{more}" if more > 0 else "")
+
+
+def published_states(vm: shapes.VM) -> list[str]:
+    """A line each: where it leads, and why nobody listens of a VM that runs."""
+    from banger.model.published import endpoint
+
+    return [
+        f"{endpoint(port['host_address'], port['host_port'])} -> {port['guest_port']}"
+        + (f" (not now: {port['problem']})" if port.get("problem") else "")
+        for port in vm["runtime"].get("published", [])
+    ]
+
+
 VM_COLUMNS = ("ID", "NAME", "STATE", "IMAGE", "IP", "VCPU", "MEM", "DISK", "WORKSPACE", "CREATED")

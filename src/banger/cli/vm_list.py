@@ -5,7 +5,17 @@ from __future__ import annotations
 import click
 
 from banger.cli.options import json_option, vm_argument
-from banger.cli.render import VM_COLUMNS, age, out, print_fields, print_json, print_table, vm_row
+from banger.cli.render import (
+    VM_COLUMNS,
+    age,
+    out,
+    print_fields,
+    print_json,
+    print_table,
+    published_ports,
+    published_states,
+    vm_row,
+)
 from banger.client.client import Client
 from banger.model.sizes import format_size
 
@@ -21,7 +31,12 @@ def _print(*, only_running: bool, ids: bool, as_json: bool) -> None:
         for vm in vms:
             out(vm["id"])
     else:
-        print_table(VM_COLUMNS, [vm_row(vm) for vm in vms], state_column=VM_COLUMNS.index("STATE"))
+        columns: tuple[str, ...] = VM_COLUMNS
+        rows = [vm_row(vm) for vm in vms]
+        if any(vm["spec"].get("published") for vm in vms):  # few publish: no column for the others
+            columns = (*columns, "PORTS")
+            rows = [[*row, published_ports(vm)] for row, vm in zip(rows, vms, strict=True)]
+        print_table(columns, rows, state_column=VM_COLUMNS.index("STATE"))
 
 
 @click.command("list", help="List the VMs, oldest first.")
@@ -64,6 +79,7 @@ def show(vm: str, as_json: bool) -> None:
             ("auto remove", "yes" if record.get("auto_remove") else ""),
             ("ip", runtime.get("guest_ip", "")),
             ("dns name", runtime.get("dns_name", "")),
+            *(("published", text) for text in published_states(record)),
             ("folder", runtime.get("vm_dir", "")),
             ("console log", runtime.get("log_path", "")),
             ("workspace", record.get("workspace", {}).get("guest_path", "")),

@@ -23,17 +23,22 @@ from banger.cli.options import (
 from banger.cli.progress import Progress
 from banger.cli.render import is_terminal, out, print_json
 from banger.cli.vm_exec import SHELL, GuestOptions, leave_in_guest, run_in_guest
+from banger.cli.vm_publish import as_body, publish_option
 from banger.client.client import Client
 from banger.errors import BangerError, ErrorCode
+from banger.model.published import PortSpec, endpoint
 
 
 @click.command("create", help="Make a VM and boot it; print its id.")
 @sizing_options
+@publish_option
 @click.option("--no-start", is_flag=True, help="Only make it.")
 @json_option
 @quiet_option
-def create(no_start: bool, as_json: bool, **sizing: Any) -> int:
+def create(published: tuple[PortSpec, ...], no_start: bool, as_json: bool, **sizing: Any) -> int:
     fields = create_fields(**sizing)
+    if published:
+        fields["publish"] = as_body(published)
     if no_start:
         fields["start"] = False
     try:
@@ -61,6 +66,7 @@ def create(no_start: bool, as_json: bool, **sizing: Any) -> int:
     """,
 )
 @sizing_options
+@publish_option
 @environment_options
 @click.option("--rm", "remove", is_flag=True, help="Delete the VM when the shell or command ends.")
 @click.option("-d", "--detach", is_flag=True, help="Leave it running; print its id.")
@@ -71,6 +77,7 @@ def create(no_start: bool, as_json: bool, **sizing: Any) -> int:
 )
 @quiet_option
 def run(
+    published: tuple[PortSpec, ...],
     env: tuple[str, ...],
     env_file: tuple[str, ...],
     cwd: str,
@@ -89,6 +96,8 @@ def run(
     if detach and argv is not None and not entrypoint:
         raise click.UsageError("--detach runs no command: leave it out, or run it with banger vm exec", ctx)
     fields = create_fields(**sizing)
+    if published:
+        fields["publish"] = as_body(published)
     if remove:
         fields["auto_remove"] = True
     variables = read_environment(env, env_file)
@@ -101,6 +110,9 @@ def run(
         with Client() as client, Progress() as progress:
             vm = boot_pulled(client, fields, progress)
             vm_id, name = str(vm["id"]), str(vm["name"])
+            for port in vm["spec"].get("published", ()):
+                where = endpoint(port["host_address"], port["host_port"])
+                progress.line(f"{where} leads to its port {port['guest_port']}")
             progress.line(f"ready in {time.monotonic() - began:.1f}s", dim=True)
             if entrypoint:
                 try:

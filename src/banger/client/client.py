@@ -153,6 +153,17 @@ class Client:
     def kill_vm(self, reference: str, *, signal: str = "TERM") -> Operation:
         return self.operation("POST", f"/v1/vms/{quote(reference)}/kill", {"signal": signal})
 
+    def publish_ports(self, reference: str, ports: list[dict[str, Any]]) -> Operation:
+        """ports: fields of PublishPort (docs/api.md)."""
+        return self.operation("POST", f"/v1/vms/{quote(reference)}/publish", {"ports": ports})
+
+    def unpublish_ports(
+        self, reference: str, ports: list[dict[str, Any]], *, everything: bool = False
+    ) -> Operation:
+        """ports: fields of UnpublishPort (docs/api.md). The ports that are published, or everything."""
+        body = {"ports": ports, "all": everything}
+        return self.operation("POST", f"/v1/vms/{quote(reference)}/unpublish", body)
+
     # the host
 
     def audit(self, *, fix: bool = False) -> list[shapes.Finding]:

@@ -8,12 +8,27 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 
-class Spec(TypedDict):
+class PublishedPort(TypedDict):
+    host_address: str
+    host_port: int
+    guest_port: int
+
+
+class PublishedState(PublishedPort, total=False):
+    listening: bool
+    problem: str
+
+
+class SpecRequired(TypedDict):
     vcpu_count: int
     memory_mib: int
     system_overlay_size_bytes: int
     work_disk_size_bytes: int
     nat_enabled: bool
+
+
+class Spec(SpecRequired, total=False):
+    published: list[PublishedPort]
 
 
 class Runtime(TypedDict, total=False):
@@ -24,6 +39,7 @@ class Runtime(TypedDict, total=False):
     log_path: str
     dns_name: str
     last_error: str
+    published: list[PublishedState]
 
 
 class Workspace(TypedDict, total=False):
@@ -97,6 +113,7 @@ class PortsRequired(TypedDict):
 
 class Ports(PortsRequired, total=False):
     left_out: int
+    published: list[PublishedState]
 
 
 class HealthRequired(TypedDict):
@@ -192,6 +209,7 @@ class Image(ImageRequired, total=False):
     managed: bool
     docker: bool
     build_size: int
+    recipe: str
     oci_reference: str
     oci_digest: str
     entrypoint: list[str]

@@ -8,8 +8,17 @@ from typing import Protocol
 import msgspec
 
 from banger.api.replies import CachePruned, ImageCatalog, KernelCatalog
-from banger.api.requests import CreateVM, ImportKernel, KillVM, PullImage, RegisterImage, SetVM
-from banger.model.guestview import GuestFigures, VMPorts
+from banger.api.requests import (
+    CreateVM,
+    ImportKernel,
+    KillVM,
+    PublishPorts,
+    PullImage,
+    RegisterImage,
+    SetVM,
+    UnpublishPorts,
+)
+from banger.model.guestview import GuestFigures, PublishedState, VMPorts
 from banger.model.progress import Progress
 from banger.model.records import Image, Kernel, VMHealth, VMRecord, VMStats
 from banger.vm.planner import Finding
@@ -37,6 +46,12 @@ class VMs(Protocol):
     async def delete_if_not_running(self, vm_id: str, progress: Progress) -> VMRecord: ...
 
     async def set(self, vm_id: str, request: SetVM, *, progress: Progress) -> VMRecord: ...
+
+    async def publish(self, vm_id: str, request: PublishPorts) -> VMRecord: ...
+
+    async def unpublish(self, vm_id: str, request: UnpublishPorts) -> VMRecord: ...
+
+    def published(self, record: VMRecord) -> tuple[PublishedState, ...]: ...
 
     async def touch(self, vm_id: str) -> VMRecord: ...
 

@@ -7,8 +7,18 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from banger.api.replies import ConnectReply, ExecDefaults, StatsReply, VMList
-from banger.api.requests import ConnectVM, CreateVM, KillVM, RestartVM, SetVM, StartVM, StopVM
+from banger.api.replies import ConnectReply, ExecDefaults, StatsReply, VMList, VMReply
+from banger.api.requests import (
+    ConnectVM,
+    CreateVM,
+    KillVM,
+    PublishPorts,
+    RestartVM,
+    SetVM,
+    StartVM,
+    StopVM,
+    UnpublishPorts,
+)
 from banger.daemon.context import (
     Daemon,
     Handler,
@@ -53,10 +63,15 @@ def begin(
     async def run(progress: Progress) -> dict[str, object]:
         record = await work(progress)
         operation.vm_id = record.id
-        return as_result(show(record, daemon.services.images))
+        return as_result(_show(daemon, record))
 
     operation = daemon.operations.start(op_id, kind, work=run, vm_id=vm_id, auto_remove=auto_remove)
     return operation
+
+
+def _show(daemon: Daemon, record: VMRecord) -> VMReply:
+    services = daemon.services
+    return show(record, services.images, published=services.vms.published(record))
 
 
 def begin_delete(daemon: Daemon, record: VMRecord) -> None:
@@ -72,11 +87,12 @@ async def list_vms(request: web.Request) -> web.StreamResponse:
     services = daemon_of(request).services
     records = services.vms.list()
     names = image_names(services.images) if records else {}
-    return answer(VMList(vms=tuple(vm_reply(record, names) for record in records)))
+    replies = (vm_reply(record, names, published=services.vms.published(record)) for record in records)
+    return answer(VMList(vms=tuple(replies)))
 
 
 async def show_vm(request: web.Request) -> web.StreamResponse:
-    return answer(show(_vm(request), daemon_of(request).services.images))
+    return answer(_show(daemon_of(request), _vm(request)))
 
 
 async def create(request: web.Request) -> web.StreamResponse:
@@ -130,6 +146,18 @@ async def change(request: web.Request) -> web.StreamResponse:
     return _on(
         request, "vm.set", record=record, work=lambda progress: vms.set(record.id, body, progress=progress)
     )
+
+
+async def publish(request: web.Request) -> web.StreamResponse:
+    body = await read_body(request, PublishPorts)
+    vms, record = daemon_of(request).services.vms, _vm(request)
+    return _on(request, "vm.publish", record=record, work=lambda _progress: vms.publish(record.id, body))
+
+
+async def unpublish(request: web.Request) -> web.StreamResponse:
+    body = await read_body(request, UnpublishPorts)
+    vms, record = daemon_of(request).services.vms, _vm(request)
+    return _on(request, "vm.unpublish", record=record, work=lambda _progress: vms.unpublish(record.id, body))
 
 
 async def stats(request: web.Request) -> web.StreamResponse:
@@ -196,6 +224,8 @@ HANDLERS: dict[str, Handler] = {
     "vm.stop": stop,
     "vm.restart": restart,
     "vm.kill": kill,
+    "vm.publish": publish,
+    "vm.unpublish": unpublish,
     "vm.stats": stats,
     "vm.health": health,
     "vm.ports": ports,

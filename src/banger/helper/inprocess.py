@@ -33,6 +33,8 @@ BRIDGE_NAMES = ("br-fc",)
 TAP_NAMES = ("tap-fc-", "tap-pool-")
 DM_NAMES = "fc-rootfs-"
 ROLES = {"vhost-device-vsock": "vsock"}
+CARRIER_PROGRAM = "/guest/carrier.py"
+"""Of published ports: Python's argument, as the daemon launches it in ports_dir."""
 
 
 class InProcessHelper:
@@ -291,7 +293,7 @@ class InProcessHelper:
                 cwd=found.cwd,
                 argv=found.argv,
             )
-            for found in process.search(vms_dir)
+            for found in process.search(vms_dir, self._paths.ports_dir)
             if (role := self._role_of(found))
         )
         points = tuple(point for point in mounts.mount_points() if point.startswith(f"{vms_dir}/"))
@@ -312,6 +314,9 @@ class InProcessHelper:
 
     def _role_of(self, found: process.FoundProcess) -> str:
         """ "" for what is no process of ours: a shell or an editor in a VM's folder is its owner's."""
+        if found.cwd == self._paths.ports_dir:
+            carries = any(word.endswith(CARRIER_PROGRAM) for word in found.argv)
+            return found.launch_role or ("ports" if carries else "")
         if not f"{found.cwd}/".startswith(f"{self._paths.vms_dir}/"):
             return ""
         if found.launch_role:
@@ -378,12 +383,12 @@ class InProcessHelper:
                 )
 
     def _runs_for_us(self, identity: ProcessIdentity) -> bool:
-        """Its working directory is a VM's folder of this instance (or it has ended meanwhile)."""
+        """Its working directory is a VM's folder of this instance, or the carrier's; or it has ended."""
         try:
             cwd = os.readlink(f"/proc/{identity.pid}/cwd")
         except OSError:
             return process.is_same(identity) is False
-        return cwd.startswith(f"{self._paths.vms_dir}/")
+        return cwd.startswith(f"{self._paths.vms_dir}/") or cwd == self._paths.ports_dir
 
 
 def _observed_dms() -> tuple[ObservedDm, ...]:

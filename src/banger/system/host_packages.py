@@ -238,6 +238,12 @@ HOST_PACKAGES: tuple[HostPackage, ...] = (
         arch="dbus",
     ),
     HostPackage(
+        "curl",
+        "tests that published ports lead into guests",
+        use=TEST,
+        programs=("curl",),
+    ),
+    HostPackage(
         "iputils-ping",
         "tests that host and guest reach each other",
         use=TEST,

@@ -80,9 +80,6 @@ class CarrierProcess:
         if self._supervisor is None or self._supervisor.done():
             self._supervisor = asyncio.create_task(self._supervise(), name="carrier", context=unheld())
 
-    def serves(self, key: str) -> bool:
-        return key in self._table
-
     def withdraw(self, key: str) -> None:
         """The port is free when this returns; its connections end."""
         if served := self._table.pop(key, None):

@@ -21,6 +21,7 @@ from banger.model.states import CLAIMS_LIFE, VMState
 from banger.network.firewall import FORWARDING_NAME
 
 MONITOR_ROLE = "monitor"
+CARRIER_ROLE = "ports"
 TAP_NAMES = ("tap-fc-", "tap-pool-")
 
 
@@ -41,7 +42,7 @@ class Fix(StrEnum):
 class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something on the host that should not be, or should be otherwise."""
 
-    kind: str  # tap bridge loop dm process nft sysctl socket folder file mount
+    kind: str  # tap bridge loop dm process nft sysctl socket folder file mount port
     name: str
     problem: str
     vm_id: str = ""
@@ -67,6 +68,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     vms_dir: str
     images_dir: str
     pool_taps: frozenset[str] = frozenset()
+    carriers: frozenset[ProcessIdentity] = frozenset()
+    """Of published ports: those that this daemon has launched; one of an earlier daemon is a leftover."""
     firewall: bool = False  # this instance's nft tables should be there
     firewall_problem: str = ""  # what is wrong with them
     forwarding_problem: str = ""  # what is wrong with net.ipv4.ip_forward, for the VMs that run
@@ -320,15 +323,16 @@ def _process_finding(
     world: World, process: ObservedProcess, *, kept: dict[str, VMHandles], busy: set[str]
 ) -> Finding | None:
     owner = _owner(world, process.cwd + "/")
-    if owner in busy:
+    if owner in busy or process.identity in world.carriers:
         return None
     if owner in kept and process.identity in kept[owner].processes:
         return None
     name = process.argv[0].rsplit("/", 1)[-1] if process.argv else "?"
+    carries = process.identity.role == CARRIER_ROLE
     return Finding(
         kind="process",
         name=f"{process.identity.pid} ({name})",
-        problem="runs for no VM that should run",
+        problem="carries ports for no daemon" if carries else "runs for no VM that should run",
         vm_id=owner,
         fix=Fix.KILL_PROCESS,
         process=process.identity,

@@ -31,7 +31,7 @@ from banger.model.published import (
     overlap,
     spec_text,
 )
-from banger.model.records import Image, ProcessIdentity, PublishedPort, VMRecord
+from banger.model.records import Image, ProcessIdentity, PublishedPort, VMRecord, VMSpec
 from banger.store.vms import VMTable
 from banger.system import tcplisten
 from banger.vm.capabilities import Capability
@@ -66,6 +66,7 @@ class Publishing(Capability):
         self._carrier = carrier
         self._bound: dict[str, dict[PortSpec, socket.socket]] = {}
         """Of VMs that are about to run; from post_start on a socket is the carrier's."""
+        self._served: dict[str, set[PortSpec]] = {}
         self._problems: dict[str, dict[PortSpec, str]] = {}
 
     # of a request
@@ -121,27 +122,36 @@ class Publishing(Capability):
                 address=record.runtime.guest_ip,
                 port=spec.guest_port,
             )
+            self._served.setdefault(record.id, set()).add(spec)
             self._carrier.serve(_key(record.id, spec), served)
 
-    def unbind(self, vm_id: str) -> None:
-        """What is not served yet is shut again."""
-        for listener in self._bound.pop(vm_id, {}).values():
-            tcplisten.shut(listener)
-
-    async def withdraw(self, vm_id: str, specs: Iterable[PortSpec]) -> None:
-        """Nobody is accepted there any more when this returns, and their connections end."""
-        problems = self._problems.get(vm_id, {})
-        for spec in specs:
-            problems.pop(spec, None)
-            self._carrier.withdraw(_key(vm_id, spec))
-        await self._carrier.rest()
+    async def follow(self, record: VMRecord, *, alive: bool) -> None:
+        """Listen to what is stored and nothing else, as far as it could be bound. What goes, goes before this
+        returns, and its connections end."""
+        stored = set(map(spec_of, record.spec.published)) if alive else set()
+        bound = self._bound.get(record.id, {})
+        for spec in set(bound) - stored:
+            tcplisten.shut(bound.pop(spec))
+        self.serve(record)
+        gone = self._served.get(record.id, set()) - stored
+        for spec in gone:
+            self._served[record.id].discard(spec)
+            self._carrier.withdraw(_key(record.id, spec))
+        self._problems[record.id] = {
+            spec: why for spec, why in self._problems.get(record.id, {}).items() if spec in stored
+        }
+        if gone:
+            await self._carrier.rest()
+        if not stored:
+            self._served.pop(record.id, None)
+            self._problems.pop(record.id, None)
 
     def states(self, record: VMRecord, *, alive: bool) -> tuple[PublishedState, ...]:
         problems = self._problems.get(record.id, {})
         found = []
         for port in record.spec.published:
             spec = spec_of(port)
-            listens = alive and self._carrier.serves(_key(record.id, spec))
+            listens = alive and spec in self._served.get(record.id, set())
             problem = problems.get(spec, "") or (self._carrier.problem if listens else "")
             found.append(
                 PublishedState(
@@ -184,8 +194,10 @@ class Publishing(Capability):
         ]
 
     async def close(self) -> None:
-        for vm_id in list(self._bound):
-            self.unbind(vm_id)
+        for listener in (listener for bound in self._bound.values() for listener in bound.values()):
+            tcplisten.shut(listener)
+        self._bound.clear()
+        self._served.clear()
         await self._carrier.close()
 
     # the hooks
@@ -199,16 +211,17 @@ class Publishing(Capability):
     async def post_start(self, subject: Subject) -> None:
         self.serve(subject.record)
 
+    async def apply_change(self, subject: Subject, spec: VMSpec) -> bool:
+        """`vm set` changes nothing of it: `publish` and `unpublish` do, at once."""
+        return True
+
     async def cleanup(self, subject: Subject) -> None:
-        self.unbind(subject.id)
-        self._problems.pop(subject.id, None)
-        if published := subject.record.spec.published:
-            await self.withdraw(subject.id, map(spec_of, published))
+        await self.follow(subject.record, alive=False)
 
     # inside
 
     def _listens(self, vm_id: str, spec: PortSpec) -> bool:
-        return spec in self._bound.get(vm_id, {}) or self._carrier.serves(_key(vm_id, spec))
+        return spec in self._bound.get(vm_id, {}) or spec in self._served.get(vm_id, set())
 
     def _free(self, spec: PortSpec, taken: Sequence[PortSpec]) -> PortSpec:
         """A port that nobody listens on and no VM has, running or not."""

@@ -41,8 +41,10 @@ class Reconciler:
         lifecycle: Lifecycle,
         live: LiveMachines,
         crash_point: CrashPoint = no_crash,
+        carriers: Callable[[], frozenset[ProcessIdentity]] = frozenset,
     ) -> None:
         self._services = services
+        self._carriers = carriers
         self._crash_point = crash_point
         self._lifecycle = lifecycle
         self._live = live
@@ -137,6 +139,7 @@ class Reconciler:
             vms_dir=services.paths.vms_dir,
             images_dir=services.paths.images_dir,
             pool_taps=frozenset(explained),
+            carriers=self._carriers(),
         )
 
     def _scratch_view(self, record: VMRecord) -> VMView:

@@ -16,10 +16,10 @@ from contextlib import asynccontextmanager, contextmanager
 
 import msgspec
 
-from banger.api.requests import CreateVM, KillVM, SetVM
+from banger.api.requests import CreateVM, KillVM, PublishPorts, SetVM, UnpublishPorts
 from banger.errors import BangerError, ErrorCode
 from banger.model.defaults import HostCapacity, resolve_spec, spec_line, validate_spec
-from banger.model.guestview import GuestFigures, VMPorts
+from banger.model.guestview import GuestFigures, PublishedState, VMPorts
 from banger.model.ids import new_vm_id
 from banger.model.names import generate_name, validate_name
 from banger.model.progress import Progress, ProgressEvent, no_progress
@@ -28,6 +28,7 @@ from banger.model.references import resolve
 from banger.model.states import CLAIMS_LIFE, VMState
 from banger.network.addresses import lowest_free
 from banger.system.lockorder import OrderedLock, Rank
+from banger.vm.carrierprocess import CarrierProcess
 from banger.vm.errors import StepFailed
 from banger.vm.guestview import GuestView
 from banger.vm.hostkeys import forget_host
@@ -36,6 +37,7 @@ from banger.vm.live import LiveMachines
 from banger.vm.liveness import machine_alive
 from banger.vm.locks import VMLocks, finish
 from banger.vm.planner import Finding
+from banger.vm.publishing import Publishing, going_ports, port_of, spec_of, wanted_ports, with_ports
 from banger.vm.reconcile import Reconciler
 from banger.vm.services import Services
 from banger.vm.signals import parse_signal
@@ -53,6 +55,8 @@ GUEST_CID = 3  # behind a Unix socket per VM every guest can be CID 3
 
 class VMService:
     def __init__(self, services: Services, *, crash_point: CrashPoint = no_crash) -> None:
+        self._publishing = Publishing(services.table, CarrierProcess(services.paths.ports_dir))
+        services = msgspec.structs.replace(services, capabilities=(*services.capabilities, self._publishing))
         self._services = services
         self._table = services.table
         self._locks = VMLocks()
@@ -64,15 +68,21 @@ class VMService:
         self._vitals = Vitals(services, locks=self._locks, live=self._live)
         self._guest_view = GuestView(services)
         self._reconciler = Reconciler(
-            services, lifecycle=self._lifecycle, live=self._live, crash_point=crash_point
+            services,
+            lifecycle=self._lifecycle,
+            live=self._live,
+            crash_point=crash_point,
+            carriers=self._publishing.carriers,
         )
 
     async def open(self) -> None:
         """Reconcile store and host. Raises only what makes the daemon useless."""
+        await self._publishing.open()
         await self._reconciler.run(self._subject)
 
     async def close(self) -> None:
         """Let go of everything; VMs run on."""
+        await self._publishing.close()
         await self._live.close()
 
     # what there is
@@ -99,6 +109,10 @@ class VMService:
             request.image or self._services.settings.default_image_name, progress
         )
         await self._services.disks.check_space()
+        chosen = await self._publishing.choose(wanted_ports(request.publish), published=())
+        if request.start:
+            await self._publishing.try_out(chosen)
+        spec = msgspec.structs.replace(spec, published=tuple(map(port_of, chosen)))
         record = await self._reserve(request, spec=spec, image_id=image.id)
         # from here on the client knows what to delete when it is interrupted
         progress(ProgressEvent(step="reserve", message=f"creating {record.name}", vm_id=record.id))
@@ -186,6 +200,41 @@ class VMService:
                 progress(ProgressEvent(step="set", message=f"{subject.name}: applies at the next start"))
             return subject.record
 
+    async def publish(self, vm_id: str, request: PublishPorts) -> VMRecord:
+        """Stored, and of a VM that runs listened on, all or none. IN_USE where somebody else listens."""
+        async with self._hold(vm_id) as subject:
+            published = subject.record.spec.published
+            chosen = await self._publishing.choose(wanted_ports(request.ports), published=published)
+            more = [port for port in map(port_of, chosen) if port not in published]
+            alive = self._lifecycle.alive(subject)
+            if alive:
+                await self._publishing.bind(subject.record, chosen)
+            try:
+                with self._act(Act.PUBLISH_SAVE, subject.name):
+                    await subject.change(lambda record: with_ports(record, (*published, *more)))
+            finally:
+                await self._follow_ports(subject.record, alive=alive)
+            return subject.record
+
+    async def unpublish(self, vm_id: str, request: UnpublishPorts) -> VMRecord:
+        """NOT_FOUND for one that is not published, and then none goes. Connections through it end."""
+        async with self._hold(vm_id) as subject:
+            published = subject.record.spec.published
+            gone = going_ports(subject.record, request)
+            left = tuple(port for port in published if spec_of(port) not in gone)
+            try:
+                with self._act(Act.UNPUBLISH_SAVE, subject.name):
+                    await subject.change(lambda record: with_ports(record, left))
+            finally:
+                await self._follow_ports(subject.record, alive=self._lifecycle.alive(subject))
+            return subject.record
+
+    def published(self, record: VMRecord) -> tuple[PublishedState, ...]:
+        """What the VM publishes, and whether it is listened on now."""
+        if not record.spec.published:
+            return ()
+        return self._publishing.states(record, alive=record.state is VMState.RUNNING)
+
     async def touch(self, vm_id: str) -> VMRecord:
         """last_touched_at := now."""
         record = self._table.get(vm_id)
@@ -200,7 +249,8 @@ class VMService:
     async def audit(self) -> Sequence[Finding]:
         """Objects on the host that nothing explains; VMs with an operation under way are not judged."""
         with self._locks.used() as used:
-            return await self._reconciler.audit(busy=used.__contains__)
+            found = await self._reconciler.audit(busy=used.__contains__)
+            return [*found, *self._publishing.findings()]
 
     async def repair(self, findings: Sequence[Finding]) -> Sequence[tuple[Finding, BaseException]]:
         """Remove those that can be and are still there; returns what failed.
@@ -241,7 +291,9 @@ class VMService:
 
     async def ports(self, vm_id: str) -> VMPorts:
         """Who listens in the guest, with links; some seconds at most."""
-        return await self._guest_view.ports(vm_id)
+        seen = await self._guest_view.ports(vm_id)
+        record = self._table.get(vm_id)
+        return seen if record is None else msgspec.structs.replace(seen, published=self.published(record))
 
     async def flush_metrics(self, vm_id: str) -> None:
         await self._vitals.flush_metrics(vm_id)
@@ -296,6 +348,12 @@ class VMService:
                 await self._services.network.shutdown()
         if not last:
             self._services.network.warm()
+
+    async def _follow_ports(self, record: VMRecord, *, alive: bool) -> None:
+        """What the store says counts: a write that was cancelled is done all the same."""
+        stored = self._table.get(record.id) or record
+        following = self._publishing.follow(stored, alive=alive)
+        await finish(following, deadline_s=self._services.deadlines.cleanup_s)
 
     def _never_began(self, vm_id: str) -> bool:
         """A start that failed before it made a disk put the state back: there is nothing to keep."""
