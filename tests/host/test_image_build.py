@@ -96,4 +96,5 @@ async def test_killed_half_way_then_two_at_once(tmp_path: Path) -> None:
     assert sorted(path.name for path in images_dir.iterdir()) == sorted([f".lock-{IMAGE}", ids[0]])
     assert str(images_dir) not in Path("/proc/self/mountinfo").read_text()
     _, images, _ = services(home)
-    assert (await images.resolve(IMAGE)).id == ids[0]
+    image = await images.resolve(IMAGE)
+    assert (image.id, image.recipe) == (ids[0], "debian bookworm")

@@ -292,6 +292,7 @@ class ImageService:
                 id=image_id,
                 name=entry.name,
                 docker=entry.docker,
+                recipe=f"debian {entry.suite}",
                 created_at=moment,
                 updated_at=moment,
                 rootfs_path=ROOTFS,

@@ -214,6 +214,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     modules_dir: str = ""
     build_size: int = 0  # bytes
     seeded_ssh_public_key_fingerprint: str = ""
+    recipe: str = ""  # of an image made here: its distribution and release
     # of an image from a registry or an archive; the last five are what its config says
     oci_reference: str = ""
     oci_digest: str = ""  # of this machine's manifest
