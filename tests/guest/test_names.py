@@ -92,6 +92,7 @@ def test_the_host_asks_for_a_guest(banger: Instance) -> None:
     assert "status: NOERROR" in dig(banger, f"{ONE}.vm", "AAAA")
     assert "status: NXDOMAIN" in dig(banger, "nobody.vm")
     assert "status: REFUSED" in dig(banger, "www.example.org")
+    assert "127.0.0.1:42069: banger's daemon serves NAME.vm there" in banger.banger("doctor").text
 
 
 def test_guests_find_each_other_by_name(banger: Instance) -> None:

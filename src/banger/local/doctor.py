@@ -7,9 +7,11 @@ The CLI imports this on demand and renders it. Needs no daemon, changes nothing,
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import platform
 import pwd
+import socket
 from pathlib import Path
 
 import banger
@@ -22,6 +24,8 @@ from banger.image.published import WORK_SEED, read_image
 from banger.image.seeds import read_stamp
 from banger.local import findings
 from banger.local.findings import Check, Distribution, Status
+from banger.network.dnsforward import RESOLV_CONF, read_servers
+from banger.system import resolved, tcplisten
 from banger.system.host_packages import HOST_PACKAGES, RUN, HostPackage, absent
 from banger.system.kvm import kvm_status
 from banger.system.run import run
@@ -77,6 +81,10 @@ async def gather(paths: Paths) -> list[Check]:
             "ssh key",
             [key] if os.path.exists(key := ssh_key(paths, settings)) else [],
             "made at the first start",
+        ),
+        await asyncio.to_thread(names_check, paths, settings.dns_listen),
+        findings.host_resolver(
+            settings.dns_listen, resolved=await resolved.runs(), listed=listed_server(settings.dns_listen)
         ),
         findings.forwarding(enabled=Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() == "1"),
     ]
@@ -188,6 +196,45 @@ def subfolders(folder: str) -> list[Path]:
         return sorted(path for path in Path(folder).iterdir() if path.is_dir() and path.name[0] != ".")
     except OSError:
         return []
+
+
+def names_check(paths: Paths, listen: str) -> Check:
+    host, _, text = listen.rpartition(":")
+    port = int(text)
+    busy = not binds(host, port)
+    holder = tcplisten.holder(host, port, udp=True) or tcplisten.holder(host, port) if busy else ""
+    try:
+        daemon = Path(paths.state_dir, "daemon.lock").read_text().strip()
+    except OSError:
+        daemon = ""
+    ours = bool(daemon) and holder.endswith(f"(pid {daemon})")
+    return findings.names_port(listen, busy=busy, holder=holder, ours=ours)
+
+
+def binds(host: str, port: int) -> bool:
+    """Whether a name server could listen there, by UDP and TCP."""
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        with socket.socket(socket.AF_INET, kind) as trial:
+            if (
+                kind == socket.SOCK_STREAM
+            ):  # as the server does: connections that wait out their time are none
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trial.bind((host, port))
+            except OSError as error:
+                if error.errno != errno.EACCES:  # a port that only root may take: the daemon does
+                    return False
+    return True
+
+
+def listed_server(listen: str, resolv_conf: str = RESOLV_CONF) -> bool:
+    """Whether the host's resolver has it among its servers; resolv.conf knows port 53 only."""
+    host, _, port = listen.rpartition(":")
+    try:
+        text = Path(resolv_conf).read_text(errors="replace")
+    except OSError:
+        return False
+    return port == "53" and host in read_servers(text)
 
 
 def ssh_key(paths: Paths, settings: Settings) -> str:

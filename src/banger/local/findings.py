@@ -191,6 +191,34 @@ def made_at_first_use(name: str, there: Sequence[str], otherwise: str) -> Check:
     return Check(name, Status.PASS, f"none yet: {otherwise}")
 
 
+def names_port(listen: str, *, busy: bool, holder: str, ours: bool) -> Check:
+    """holder: who has the port, "" where it cannot be seen. ours: it is the daemon of this instance."""
+    if ours:
+        return Check("names", Status.PASS, f"{listen}: banger's daemon serves NAME.vm there")
+    if not busy:
+        return Check("names", Status.PASS, f"{listen} is free: the daemon takes it at its start")
+    return Check(
+        "names",
+        Status.WARN,
+        f"{holder or 'another program'} has {listen}: the host cannot ask for NAME.vm",
+        "set dns_listen in config.toml to a free address and port",
+    )
+
+
+def host_resolver(listen: str, *, resolved: bool, listed: bool) -> Check:
+    """listed: resolv.conf has the address that banger listens on, with the port that it means."""
+    if listed:
+        return Check("resolver", Status.PASS, f"resolv.conf asks banger, at {listen}")
+    if resolved:
+        return Check("resolver", Status.PASS, "systemd-resolved asks banger for .vm while guests run")
+    return Check(
+        "resolver",
+        Status.WARN,
+        f"no systemd-resolved runs: only who asks {listen} itself resolves NAME.vm on this host",
+        "docs/names.md has what to write for dnsmasq, NetworkManager, unbound and a plain resolv.conf",
+    )
+
+
 def forwarding(*, enabled: bool) -> Check:
     if enabled:
         return Check("forwarding", Status.PASS, "IPv4 forwarding is on")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,24 @@ def test_a_missing_monitor_fails(paths: Paths) -> None:
     Path(paths.config_file).parent.mkdir(parents=True)
     Path(paths.config_file).write_text('vmm = "qemu"\nqemu_bin = "/nowhere/qemu"\n')
     assert by_name(doctor.checks(paths))["monitor"].status is Status.FAIL
+
+
+def test_the_name_servers_port_and_who_has_it(paths: Paths, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        check = doctor.names_check(paths, listen)
+        assert check.status is Status.WARN
+        assert f"(pid {os.getpid()}) has {listen}" in check.message
+        Path(paths.state_dir).mkdir(parents=True)
+        Path(paths.state_dir, "daemon.lock").write_text(f"{os.getpid()}\n")
+        assert doctor.names_check(paths, listen).status is Status.PASS
+    assert "is free" in doctor.names_check(paths, listen).message
+    conf = tmp_path / "resolv.conf"
+    conf.write_text("nameserver 127.0.0.42\n")
+    assert doctor.listed_server("127.0.0.42:53", str(conf))
+    assert not doctor.listed_server("127.0.0.42:42069", str(conf))
+    assert not doctor.listed_server("127.0.0.42:53", str(tmp_path / "none"))
 
 
 def test_worst_and_json() -> None:

@@ -168,6 +168,21 @@ def test_device_mapper_matters_only_when_asked_for() -> None:
     assert findings.device_mapper(there=False, asked_for=True).status is Status.FAIL
 
 
+def test_who_has_the_name_servers_port() -> None:
+    ours = findings.names_port("127.0.0.1:42069", busy=True, holder="python3 (pid 7)", ours=True)
+    free = findings.names_port("127.0.0.1:42069", busy=False, holder="", ours=False)
+    taken = findings.names_port("127.0.0.1:42069", busy=True, holder="dnsmasq (pid 7)", ours=False)
+    assert [check.status for check in (ours, free, taken)] == [Status.PASS, Status.PASS, Status.WARN]
+    assert "dnsmasq (pid 7) has 127.0.0.1:42069" in taken.message
+    assert "dns_listen" in taken.hint
+
+
+def test_the_hosts_resolver() -> None:
+    for resolved, listed, status in ((True, False, "PASS"), (False, True, "PASS"), (False, False, "WARN")):
+        check = findings.host_resolver("127.0.0.42:53", resolved=resolved, listed=listed)
+        assert check.status == status
+
+
 def test_every_warning_and_failure_has_a_hint() -> None:
     cases: list[Check] = [
         findings.privileges(root=False),
@@ -176,5 +191,7 @@ def test_every_warning_and_failure_has_a_hint() -> None:
         findings.device_mapper(there=False, asked_for=True),
         findings.folder("state folder", "/x", 0),
         findings.other_firewalls(["ip filter"]),
+        findings.names_port("127.0.0.1:42069", busy=True, holder="", ours=False),
+        findings.host_resolver("127.0.0.1:42069", resolved=False, listed=False),
     ]
     assert all(case.hint and "\n" not in case.hint for case in cases)
