@@ -188,6 +188,9 @@ class ImageService:
         image = await asyncio.to_thread(unmanaged, name, files)
         await asyncio.to_thread(_make_folder, self._root)
         async with exclusive(self._root / f".lock-{name}"):
+            left = await asyncio.to_thread(find_published, self._root, name)
+            if left is not None and self._store.get(left.id) is None:
+                await self._store.put(left)  # published just before a crash: the name is taken
             await self._store.put(image)
         await self.seeds.ensure(image, key="", files=())
         return self.get(image.id)

@@ -210,6 +210,17 @@ async def test_the_loser_of_a_race_for_a_name_fails_and_leaves_nothing(shop: Sho
         assert shop.folders() == []
 
 
+async def test_a_name_is_taken_that_was_published_just_before_a_crash(shop: Shop) -> None:
+    shop.registry.image()
+    service = shop.service()
+    image = await shop.pull(service, f"{shop.registry.address}/app")
+    await shop.store.delete(image.id)  # as if the store had not heard of it yet
+    with pytest.raises(BangerError) as caught:
+        await service.register("app", shop.own)
+    assert caught.value.code is ErrorCode.ALREADY_EXISTS
+    assert service.list() == [image]
+
+
 async def test_two_who_want_the_same_get_it(shop: Shop) -> None:
     shop.registry.image("one")
     service = shop.service()
