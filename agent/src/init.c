@@ -21,6 +21,7 @@
 #include "base.h"
 #include "ending.h"
 #include "files.h"
+#include "modprobe.h"
 #include "modules.h"
 #include "mounts.h"
 #include "network.h"
@@ -170,6 +171,7 @@ void init_run(char **argv)
 	if (config.workdir[0])
 		make_folders(config.workdir);
 	ending_prepare();
+	modprobe_offer();
 	hand_over(handoff[1]);
 	abort();
 }

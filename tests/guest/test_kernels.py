@@ -35,7 +35,8 @@ def banger() -> Iterator[Instance]:
 
 @pytest.fixture(scope="module")
 def archives(banger: Instance) -> Iterator[dict[str, Path]]:
-    """An image without modules, and one with its own for bookworm's kernel, as tars of an OCI layout."""
+    """An image without modules, and one with its own for bookworm's kernel and something in a container
+    store, as tars of an OCI layout."""
     folder = Path(tempfile.mkdtemp(prefix="banger-kernels-"))
     try:
         tree = busybox_tree(folder / "tree")
@@ -43,6 +44,10 @@ def archives(banger: Instance) -> Iterator[dict[str, Path]]:
         own = folder / "own"
         (own / f"lib/modules/{release}/kernel").mkdir(parents=True)
         (own / f"lib/modules/{release}/kernel/mine").write_text("the image's\n")
+        (own / "var/lib/docker/volumes").mkdir(parents=True)
+        (own / "var/lib/docker/volumes/one").write_text("a volume\n")
+        (own / "bin").mkdir()
+        (own / "bin/cp").symlink_to("busybox")
         found: dict[str, Path] = {}
         for name, layers in (("plain", [tree]), ("own", [tree, own])):
             layout = folder / f"layout-{name}"
@@ -80,11 +85,14 @@ def test_a_guest_boots_on_each_release(banger: Instance, archives: dict[str, Pat
         cd /lib/modules/$(uname -r)
         [ -e modules.dep ] && ls kernel | busybox grep -c .
         echo mine > added; cat added
+        # no /sbin/modprobe here: the kernel asks the agent
+        busybox ip link add link0 type dummy && ls /sys/class/net | busybox grep link0
+        busybox mount -t erofs none / 2>/dev/null; [ -d /sys/module/erofs ] && echo erofs
         """,
     )
     assert said[0].startswith(RELEASES[kernel])
     assert int(said[1]) > 3
-    assert said[2:] == ["mine"]
+    assert said[2:] == ["mine", "link0", "erofs"]
     banger.ok("image", "delete", name)
 
 
@@ -103,9 +111,20 @@ def test_a_kernel_of_ones_own_with_an_initrd(
     kernel = ("--kernel", "mine")
     banger.ok("image", "pull", "--file", str(archives["own"]), "--name", "own", *kernel)
     said = run(
-        banger, "own", "cat /etc/from-initrd; cd /lib/modules/$(uname -r); ls . kernel; cat kernel/mine"
+        banger,
+        "own",
+        """
+        cat /etc/from-initrd
+        cd /lib/modules/$(uname -r); ls . kernel; cat kernel/mine
+        cat /var/lib/docker/volumes/one; busybox grep -o ' /var/lib/[a-z]* [a-z0-9]*' /proc/mounts
+        """,
     )
-    assert said == ["its own", ".:", "kernel", "", "kernel:", "mine", "the image's"]
+    assert said == [
+        "its own",
+        *(".:", "kernel", "", "kernel:", "mine", "the image's"),
+        "a volume",
+        *(f" /var/lib/{name} ext4" for name in ("docker", "containerd", "containers")),
+    ]
 
     refused = banger.banger("kernel", "rm", "mine")
     assert refused.status == 1

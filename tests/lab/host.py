@@ -17,12 +17,11 @@ from banger.guest.ready import ReadyListener
 from banger.guest.stream import Exited, Stderr, Stdout
 from banger.image.initramfs import GuestConfig, build_guest_initrd
 from banger.image.kernel import modules_disk
-from banger.image.tools import ensure_e2fsprogs
 from banger.model.records import Image, ProcessIdentity
 from banger.system import ext4
 from banger.vmm.protocol import Drive, MachineSpec
 from banger.vmm.qemu.driver import find_qemu
-from tests.artifacts import Artifacts, services
+from tests.artifacts import Artifacts
 from tests.fakes.installed import DirectLauncher
 
 CPU = "EPYC,+svm,-cx16"
@@ -77,9 +76,7 @@ class LabHost:
 async def lab_host(folder: Path, base: Artifacts, *, image: Image, disk: Path) -> AsyncIterator[LabHost]:
     """Boot it; disk is its /root. Ready when its agent serves; gone at the end."""
     folder.mkdir(mode=0o700)
-    _kernels, _images, tools = services(base.home)
-    programs = await ensure_e2fsprogs(tools)
-    await ext4.make(folder / "overlay.ext4", size_bytes=2 << 30, programs=programs)
+    await ext4.make(folder / "overlay.ext4", size_bytes=2 << 30, programs=base.e2fsprogs)
     modules = modules_disk(image)
     config = GuestConfig(
         hostname="lab",
@@ -89,21 +86,39 @@ async def lab_host(folder: Path, base: Artifacts, *, image: Image, disk: Path) -
         modules="/dev/vdd" if modules else "",  # an older lab image has them in itself
         init="agent",
     )
+    drives = (
+        Drive(drive_id="root", path=image.rootfs_path, read_only=True),
+        Drive(drive_id="overlay", path="overlay.ext4"),
+        Drive(drive_id="work", path=str(disk)),
+        *([Drive(drive_id="modules", path=modules, read_only=True)] if modules else []),
+    )
+    async with booted(
+        folder, base, config=config, drives=drives, launcher=LabLauncher(), memory_mib=MEMORY_MIB
+    ) as host:
+        yield host
+
+
+@asynccontextmanager
+async def booted(
+    folder: Path,
+    base: Artifacts,
+    *,
+    config: GuestConfig,
+    drives: tuple[Drive, ...],
+    launcher: DirectLauncher,
+    memory_mib: int,
+) -> AsyncIterator[LabHost]:
+    """A guest of the tests' own making, on QEMU; its files are in folder. Ready when its agent serves."""
     await asyncio.to_thread(build_guest_initrd, base.initramfs(), config, files=[], out=folder / "initrd.img")
     spec = MachineSpec(
         vm_id=VM_ID,
         vm_dir=str(folder),
         vcpu_count=2,
-        memory_mib=MEMORY_MIB,
+        memory_mib=memory_mib,
         kernel_path=str(base.vmlinux),
         initrd_path="initrd.img",
         boot_args="",
-        drives=(
-            Drive(drive_id="root", path=image.rootfs_path, read_only=True),
-            Drive(drive_id="overlay", path="overlay.ext4"),
-            Drive(drive_id="work", path=str(disk)),
-            *([Drive(drive_id="modules", path=modules, read_only=True)] if modules else []),
-        ),
+        drives=drives,
         network=(),
     )
 
@@ -112,7 +127,6 @@ async def lab_host(folder: Path, base: Artifacts, *, image: Image, disk: Path) -
 
     monitor = await find_qemu("", bridge, kvm_usable=False)
     assert monitor is not None
-    launcher = LabLauncher()
     ready = ReadyListener(str(folder))
     try:
         await ready.start()
@@ -125,7 +139,7 @@ async def lab_host(folder: Path, base: Artifacts, *, image: Image, disk: Path) -
                 async with asyncio.timeout(BOOT_TIMEOUT_S):
                     await ready.wait_ready()
             except TimeoutError:
-                raise AssertionError(f"the lab host does not get ready:\n{host.console()}") from None
+                raise AssertionError(f"the guest does not get ready:\n{host.console()}") from None
             yield host
         finally:
             await machine.close()

@@ -155,7 +155,10 @@ class KernelService:
         if not (folder / DISK).exists() and (folder / MODULES / "kernel").is_dir():
             # of a banger that put modules into images
             async with exclusive(_lock(folder)):
-                await self._make_disk(folder / MODULES, folder / DISK, tools=self._tools, progress=progress)
+                if not (folder / DISK).exists():
+                    await self._make_disk(
+                        folder / MODULES, folder / DISK, tools=self._tools, progress=progress
+                    )
         return kernel.record
 
     async def link(self, name: str, target: Path) -> str:

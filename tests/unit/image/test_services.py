@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import lzma
 import os
 import shutil
 import struct
@@ -66,8 +67,12 @@ def kernel_service(
     )
 
 
+made: list[Path] = []
+
+
 async def make_disk(tree: Path, disk: Path, *, tools: ToolService, progress: Progress) -> None:
     """Says what it would be made of."""
+    made.append(disk)
     disk.write_text(" ".join(sorted(path.name for path in tree.iterdir())))
 
 
@@ -93,6 +98,7 @@ def add_kernel(fake: FakeArchive) -> bytes:
                 Entry(f"./boot/vmlinuz-{VERSION}", make_bzimage(payload)),
                 Entry(f"./boot/config-{VERSION}", b"CONFIG"),
                 Entry(f"./lib/modules/{VERSION}/kernel/a.ko", make_module("a")),
+                Entry(f"./lib/modules/{VERSION}/kernel/b/b.ko.xz", lzma.compress(make_module("b"))),
                 Entry(f"./lib/modules/{VERSION}/modules.builtin", b""),
                 Entry("./usr/share/doc/x", b""),
             ]
@@ -115,6 +121,8 @@ async def test_kernel_is_fetched_unpacked_and_recorded(archive: FakeArchive, pat
     folder = service.folder("debian-bookworm")
     assert (folder / "vmlinux").stat().st_size < len(kernel) - 80_000  # trimmed
     assert (folder / "modules/kernel/a.ko").is_file()
+    assert [path.name for path in (folder / "modules/kernel/b").iterdir()] == ["b.ko"]
+    assert (folder / "modules/kernel/b/b.ko").read_bytes() == make_module("b")  # for any modprobe
     assert (folder / "modules/modules.dep").read_text() == "dep\n"
     assert sorted(path.name for path in folder.iterdir()) == [
         "kernel.json",
@@ -128,6 +136,18 @@ async def test_kernel_is_fetched_unpacked_and_recorded(archive: FakeArchive, pat
     archive.requests.clear()
     assert await service.ensure("debian-bookworm") == found
     assert archive.requests == []
+
+
+async def test_a_kernel_of_an_older_banger_gets_its_disk(archive: FakeArchive, paths: Paths) -> None:
+    add_kernel(archive)
+    service = kernel_service(archive, paths)
+    await service.ensure("debian-bookworm")
+    disk = service.folder("debian-bookworm") / "modules.ext4"
+    disk.unlink()
+    made.clear()
+    await asyncio.gather(*(service.ensure("debian-bookworm") for _ in range(2)))
+    assert disk.read_text() == "kernel modules.builtin modules.dep"
+    assert made == [disk]
 
 
 async def test_changed_kernel_is_refused(archive: FakeArchive, paths: Paths) -> None:
