@@ -75,7 +75,11 @@ FOUND: dict[str, list[bytes]] = {
     # tarfile's own errors are not all TarErrors
     "root": [_pax(b"22 GNU.sparse.map=0,x\n")],
     # a package whose name speaks to the terminal; a field twice, of which readers take different ones
-    "deb822": [b"Package: x\x1b[2J\nSize: y\n", b"Package: x\n\nPackage: x\nPackage: y\n\n"],
+    "deb822": [
+        b"Package: x\x1b[2J\nSize: y\n",
+        b"Package: x\x1b[2J\nSize: 1\nSHA256: %s\n" % (b"0" * 64),
+        b"Package: x\n\nPackage: x\nPackage: y\n\n",
+    ],
     "sources": [b"deb http://[x/debian bookworm main\n"],
 }
 

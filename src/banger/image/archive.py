@@ -281,7 +281,7 @@ def _package(fields: dict[str, str], suite: str) -> Package:
     if not size.isascii() or not size.isdigit() or not _SHA256.fullmatch(digest):
         raise invalid(f"the index of {suite} has no size or digest for {name[:100]!a}")
     if not _POOL_PATH.fullmatch(filename) or ".." in filename.split("/"):
-        raise invalid(f"the index of {suite} has a strange path for {name}: {filename[:200]!r}")
+        raise invalid(f"the index of {suite} has a strange path for {name[:100]!a}: {filename[:200]!a}")
     if int(size) > MAX_DEB:
         raise invalid(f"{name[:100]!a} of {suite} is said to have {size} bytes")
     depends = ", ".join(filter(None, (fields.get("pre-depends"), fields.get("depends"))))
