@@ -9,7 +9,6 @@ import base64
 import json
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -266,22 +265,6 @@ def test_a_private_image_takes_the_users_login(
     kept = [state / "bangerd.log", *state.glob("banger.db*"), *state.glob("images/*/image.json")]
     assert not any(auth.encode() in path.read_bytes() for path in kept)
     assert kind == "bearer" or not any(secret in path.read_bytes() for path in kept)
-
-
-def test_a_daemon_killed_while_it_pulls_leaves_no_half_image(
-    banger: Instance, layout: Path, address: str, one: str
-) -> None:
-    push(layout, "two", f"{address}/team/killed", run_in=banger.argv())
-    images = Path(banger.paths.images_dir)
-    pull = banger.start("image", "pull", f"{address}/team/killed")
-    until((images / ".staging-killed").exists, timeout_s=60)
-    os.kill(banger.daemon_pid(), signal.SIGKILL)
-    pull.communicate(timeout=60)
-    assert pull.returncode == 1
-    assert "killed" not in banger.ok("image", "list").text
-    assert banger.ok("image", "pull", f"{address}/team/killed").text == "killed\n"
-    assert not list(images.glob(".staging-*"))
-    banger.ok("image", "delete", "killed")
 
 
 def test_archives_and_the_cache(banger: Instance, layout: Path, tmp_path: Path) -> None:
