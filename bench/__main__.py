@@ -13,7 +13,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("vm_list", "start", "run_true", "known", "copy", "exec", "pull", "pull_memory", "workdisk")
+NAMES = (
+    "vm_list",
+    "start",
+    "run_true",
+    "known",
+    "copy",
+    "exec",
+    "net",
+    "ports",
+    "pull",
+    "pull_memory",
+    "workdisk",
+)
 RESULTS = Path(__file__).parent / "results"
 INSIDE = "BANGER_BENCH_NAMESPACE"
 

@@ -1,5 +1,6 @@
-/* Raw bytes on vsock port 5000, for bench/copy.py: 'r' and a count are answered with that many bytes, 'w' and a
+/* Raw bytes on vsock port 5000 (with an argument: on TCP port 5000), for bench/copy.py and ports.py: 'r' and a count are answered with that many bytes, 'w' and a
  * count take that many and are answered with one. */
+#include <netinet/in.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <sys/socket.h>
@@ -26,11 +27,15 @@ static void serve(int fd)
 		return;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-	struct sockaddr_vm address = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = 5000};
-	int listener = socket(AF_VSOCK, SOCK_STREAM, 0);
-	if (bind(listener, (struct sockaddr *)&address, sizeof address) < 0 || listen(listener, 4) < 0) {
+	struct sockaddr_vm vsock = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = 5000};
+	struct sockaddr_in tcp = {.sin_family = AF_INET, .sin_port = htons(5000)};
+	const struct sockaddr *address = argc > 1 ? (struct sockaddr *)&tcp : (struct sockaddr *)&vsock;
+	socklen_t size = argc > 1 ? sizeof tcp : sizeof vsock;
+	int listener = socket(address->sa_family, SOCK_STREAM, 0);
+	(void)argv;
+	if (bind(listener, address, size) < 0 || listen(listener, 4) < 0) {
 		perror("raw_vsock");
 		return 1;
 	}

@@ -2,7 +2,7 @@
 
 The daemon starts this file by its path, with one end of a SOCK_SEQPACKET pair as descriptor 0, and says
 there, one JSON object a message: `add` (with the listening socket beside it) and `drop`. It binds nothing
-and knows nothing else; what it does with a connection is carried.py's. Standard library only: some 12 MiB.
+and knows nothing else; what it does with a connection is carried.py's. Standard library only: some 30 MiB.
 When the daemon ends, in whatever way, the pair ends, and so do all connections and this process.
 """
 
