@@ -157,6 +157,8 @@ time.sleep(600)"""
             said = banger.ok("daemon", "status").text
             assert "names are not served on 127.0.0.1:42069" in said
             assert "has that port; set dns_listen" in said
-            assert len(banger.vms()) == 2
+            started = banger.ok("vm", "start", TWO)
+            assert "warning: names are not served on 127.0.0.1:42069" in started.stderr
+            assert banger.state(TWO) == "running"
         finally:
             taken.kill()

@@ -27,7 +27,7 @@ from tests.unit.network.test_dns_server import NoRoutes
 pytestmark = [pytest.mark.host, pytest.mark.anyio, require("netns", "tun", "dig")]
 
 BRIDGE = "10.9.0.1"
-SETTINGS = Settings(bridge_name="br-t", bridge_ip=BRIDGE, cidr=24)
+SETTINGS = Settings(bridge_name="br-t", bridge_ip=BRIDGE, cidr=24, default_dns="127.0.0.54")
 QUIET, *STORMY = (NamedGuest(f"guest-{n}", f"10.9.0.{n}", nat=n == 2) for n in range(2, 6))
 VALID, MALFORMED = 10_000, 200
 TRIES = 20
@@ -76,13 +76,16 @@ async def test_dig_is_answered_on_the_host_and_on_the_bridge(names: Names) -> No
         assert (await asked(*way, "-x", "10.9.0.3")).endswith("guest-3.vm.")
 
 
-async def test_the_hosts_resolver_is_asked_for_guests_with_nat_only(names: Names) -> None:
+async def test_the_hosts_resolver_is_asked_for_guests_with_nat_only(names: Names, tmp_path: Path) -> None:
     with closing(await Upstream.start("127.0.0.53", 53)):
         assert "192.0.2.1" in await asked(f"@{BRIDGE}", "-b", QUIET.address, "www.example.org")
         assert "x" * 200 in await asked(f"@{BRIDGE}", "-b", QUIET.address, "www.example.org", "TXT")
         assert await asked(f"@{BRIDGE}", "-b", STORMY[0].address, "www.example.org") == "REFUSED"
         assert await asked("@127.0.0.1", "-p", "42069", "www.example.org") == "REFUSED"
     assert await asked(f"@{BRIDGE}", "-b", QUIET.address, "www.example.org") == "SERVFAIL"
+    (tmp_path / "resolv.conf").write_text(f"nameserver {BRIDGE}\n")  # ourselves
+    with closing(await Upstream.start(SETTINGS.default_dns, 53)):
+        assert "192.0.2.1" in await asked(f"@{BRIDGE}", "-b", QUIET.address, "www.example.org")
 
 
 STORM = """

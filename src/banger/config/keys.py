@@ -158,7 +158,7 @@ TOP: tuple[Key, ...] = (
         checks.dns_server,
         "IPv4 address",
         "1.1.1.1",
-        "Where names outside `.vm` are asked for, for guests with NAT.",
+        "Asked for names outside `.vm`, for guests with NAT, where the host's `resolv.conf` has no server.",
     ),
     Key(
         "dns_listen",
@@ -166,7 +166,7 @@ TOP: tuple[Key, ...] = (
         checks.listen_address,
         "address:port",
         "127.0.0.1:42069",
-        "Where the host asks banger for `<name>.vm`.",
+        "Where the host asks banger for `<name>.vm`, by UDP and TCP (docs/names.md).",
     ),
     Key(
         "root_disk",
