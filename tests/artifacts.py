@@ -1,7 +1,7 @@
 """The real kernel, image and tools for tests: made once by the product's own services, then shared.
 
 They lie in BANGER_TEST_ARTIFACTS (default: .artifacts in the clone, not in git), which has the layout
-of a BANGER_HOME. Building takes about a minute with a warm mirror; one builder at a time across
+of a BANGER_HOME. Building takes about three minutes with a warm mirror; one builder at a time across
 processes. `seed_home` gives an instance its own copy as hard links. Run as a script to build:
 `python -m tests.artifacts`.
 """

@@ -9,7 +9,8 @@ from tests.guest.instance import Instance
 
 # the kernel's, the agent's and the work disk's places; empty ones in most images
 _MOUNTED = ("dev", "proc", "sys", "run", "tmp", "root", "lib/modules", "usr/lib/modules")
-_ADDED = ("etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/ssh", "lost+found", "var/lib/banger")
+_STORES = ("var/lib/docker", "var/lib/containerd", "var/lib/containers")
+_ADDED = ("etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/ssh", "lost+found", "var/lib/banger", *_STORES)
 _LIST = """
 cd "$1" || exit
 export QUOTING_STYLE=literal LC_ALL=C
