@@ -13,15 +13,15 @@ import ipaddress
 import logging
 import os
 import secrets
-from collections import Counter
 from collections.abc import Callable, Sequence
 
+from banger.network.dnslimit import Places
 from banger.network.dnspacket import Query, fitted, relayed, upstream_query
 
 log = logging.getLogger(__name__)
 
 RESOLV_CONF = "/etc/resolv.conf"
-MOST_AT_ONCE = 256
+MOST_AT_ONCE = 512
 MOST_PER_SOURCE = 32
 MOST_SERVERS = 3
 TRY_S = 1.4
@@ -75,22 +75,8 @@ class Forwarder:
         self._servers = servers
         self._port = port
         self._try_s = try_s
-        self._asking: Counter[str] = Counter()
-
-    def under_way(self) -> int:
-        return self._asking.total()
-
-    def reserve(self, source: str) -> bool:
-        """A place for one question of the source's, given back by `release`; False when there is none."""
-        if self._asking.total() >= MOST_AT_ONCE or self._asking[source] >= MOST_PER_SOURCE:
-            return False
-        self._asking[source] += 1
-        return True
-
-    def release(self, source: str) -> None:
-        self._asking[source] -= 1
-        if self._asking[source] <= 0:
-            del self._asking[source]
+        self.places = Places(most=MOST_AT_ONCE, per_source=MOST_PER_SOURCE)
+        """Whoever asks takes one for each question, and gives it back."""
 
     async def ask(self, query: Query, *, tcp: bool) -> bytes | None:
         """The reply for the asker, cut to what it takes; None when no server gave one in time."""

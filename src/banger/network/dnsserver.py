@@ -12,13 +12,12 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections import Counter
 from collections.abc import Coroutine
 from functools import partial
 from typing import NamedTuple
 
 from banger.network.dnsforward import Forwarder
-from banger.network.dnslimit import Buckets
+from banger.network.dnslimit import Buckets, Places
 from banger.network.dnspacket import MAX_QUERY, Query, RCode, fitted, read_query, reply
 from banger.network.dnszone import Verdict, Zone
 from banger.system.lockorder import unheld
@@ -67,7 +66,7 @@ class DNSServer:
         self._datagrams: socket.socket | None = None
         self._streams: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._connections: Counter[str] = Counter()
+        self._connections = Places(most=limits.connections, per_source=limits.connections_per_source)
 
     @property
     def is_open(self) -> bool:
@@ -138,7 +137,7 @@ class DNSServer:
         answer = self._zone.answer(query, source=sender[0], for_guests=self._for_guests)
         if isinstance(answer, bytes):
             self._send(fitted(answer, query, query.datagram_limit()), sender)
-        elif self._forwarder is not None and self._forwarder.reserve(sender[0]):
+        elif self._forwarder is not None and self._forwarder.places.reserve(sender[0]):
             task = self._keep(self._forward(query, sender, forwarder=self._forwarder))
             task.add_done_callback(partial(_released, self._forwarder, sender[0]))
         else:
@@ -159,20 +158,16 @@ class DNSServer:
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = writer.get_extra_info("peername")
         source = str(peer[0]) if peer else ""
-        full = self._connections.total() >= self._limits.connections
-        if full or self._connections[source] >= self._limits.connections_per_source or self._streams is None:
+        if self._streams is None or not self._connections.reserve(source):
             writer.transport.abort()
             return
-        self._connections[source] += 1
         writer.transport.set_write_buffer_limits(0)  # drained is: with the kernel
         task = self._keep(self._converse(reader, writer, source=source))
         task.add_done_callback(partial(self._ended, writer, source))
 
     def _ended(self, writer: asyncio.StreamWriter, source: str, _task: object) -> None:
         writer.transport.abort()
-        self._connections[source] -= 1
-        if not self._connections[source]:
-            del self._connections[source]
+        self._connections.release(source)
 
     async def _converse(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, source: str
@@ -207,11 +202,11 @@ class DNSServer:
 
     async def _forward_stream(self, query: Query, source: str) -> bytes:
         answer = None
-        if self._forwarder is not None and self._forwarder.reserve(source):
+        if self._forwarder is not None and self._forwarder.places.reserve(source):
             try:
                 answer = await self._forwarder.ask(query, tcp=True)
             finally:
-                self._forwarder.release(source)
+                self._forwarder.places.release(source)
         return answer or reply(query, RCode.SERVFAIL, recursion_available=True)
 
     def _keep(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
@@ -227,4 +222,4 @@ class DNSServer:
 
 
 def _released(forwarder: Forwarder, source: str, _task: object) -> None:
-    forwarder.release(source)
+    forwarder.places.release(source)

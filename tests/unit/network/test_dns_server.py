@@ -13,8 +13,8 @@ import pytest
 from dnslib import QTYPE, DNSRecord
 
 from banger.config.settings import Settings
-from banger.network import dnsforward
 from banger.network.dnsforward import Forwarder, HostServers, read_servers
+from banger.network.dnslimit import Places
 from banger.network.dnsserver import ANSWERS_A_TURN, DNSServer, Limits
 from banger.network.dnszone import NamedGuest, Zone
 from banger.network.names import Names
@@ -51,7 +51,7 @@ async def server(upstream: Upstream) -> AsyncIterator[DNSServer]:
     yield made
     await made.close()
     await made.close()
-    assert forwarder.under_way() == 0
+    assert forwarder.places.held() == 0
 
 
 async def eventually(holds: Callable[[], object]) -> None:
@@ -100,13 +100,13 @@ async def test_connections_are_few_and_do_not_stay(server: DNSServer) -> None:
     held = [await asyncio.open_connection(HOST, server.port(), local_addr=(GUEST, 0)) for _ in range(12)]
     answer = await ask_by_tcp(HOST, server.port(), question("calm-otter.vm"))
     assert answer.header.rcode == 0, "another source has room"
-    assert server._connections[GUEST] <= LIMITS.connections_per_source
+    assert server._connections.held(GUEST) <= LIMITS.connections_per_source
     async with asyncio.timeout(10):
         for reader, writer in held:
             with contextlib.suppress(ConnectionResetError):
                 assert await reader.read() == b""
             writer.close()
-        await eventually(lambda: not server._connections)
+        await eventually(lambda: not server._connections.held())
 
 
 async def test_a_storm_of_one_source_leaves_the_others_their_answers(server: DNSServer) -> None:
@@ -194,10 +194,9 @@ async def test_a_resolver_that_is_silent_or_gone_is_a_failure_in_time(
         assert (await guest.ask(question("calm-otter.vm"))).header.rcode == 0
 
 
-async def test_questions_under_way_are_bounded(
-    server: DNSServer, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dnsforward, "MOST_PER_SOURCE", 3)
+async def test_questions_under_way_are_bounded(server: DNSServer, upstream: Upstream) -> None:
+    assert server._forwarder is not None
+    server._forwarder.places = Places(most=100, per_source=3)
     upstream.silent = True
     with closing(guest := await asker(server, GUEST)):
         for number in range(10):
@@ -217,9 +216,9 @@ async def test_closing_ends_what_is_under_way(upstream: Upstream) -> None:
     with closing(guest := await asker(server, GUEST)):
         guest.send(question("www.example.org"))
         reader, writer = await asyncio.open_connection(HOST, port)
-        await eventually(lambda: forwarder.under_way() and server._connections)
+        await eventually(lambda: forwarder.places.held() and server._connections.held())
         await server.close()
-        assert forwarder.under_way() == 0
+        assert forwarder.places.held() == 0
         assert await reader.read() == b""
         writer.close()
     again = DNSServer(zone())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from dnslib import CLASS, QTYPE, DNSRecord
 
-from banger.network.dnslimit import Buckets
+from banger.network.dnslimit import Buckets, Places
 from banger.network.dnspacket import read_query
 from banger.network.dnszone import ABSENT_TTL_S, TTL_S, NamedGuest, Verdict, Zone
 from tests.unit.network.dnsasks import question
@@ -126,3 +126,18 @@ def test_one_source_that_asks_too_much_is_its_own_trouble() -> None:
     for source in "cdefg":
         buckets.take(source)
     assert len(buckets) == 3
+
+
+def test_a_few_who_want_every_place_leave_some_to_a_newcomer() -> None:
+    places = Places(most=64, per_source=16)
+    taken = {source: sum(places.reserve(source) for _ in range(100)) for source in "abcdefgh"}
+    assert taken["a"] == 16
+    assert all(count >= 2 for count in taken.values())
+    assert places.held() == sum(taken.values()) <= 64
+    for number in range(100):
+        places.reserve(f"late {number}")
+    assert places.held() == 64
+    for _ in range(taken["a"]):
+        places.release("a")
+    assert places.held("a") == 0
+    assert places.reserve("newcomer")
