@@ -48,7 +48,7 @@ class RepairFailed(Exception):
 
 
 async def create(vms: VMService) -> None:
-    await vms.create(CreateVM(name=NAME), no_progress)
+    await vms.create(CreateVM(name=NAME, nat=True), no_progress)
 
 
 async def start(vms: VMService) -> None:
@@ -64,7 +64,7 @@ async def restart(vms: VMService) -> None:
 
 
 async def change(vms: VMService) -> None:
-    request = SetVM(work_disk_size_bytes=96 * MIB)
+    request = SetVM(work_disk_size_bytes=96 * MIB, nat=False)
     await vms.set(vms.resolve(NAME).id, request, progress=no_progress)
 
 
@@ -109,8 +109,9 @@ async def plant(vms: VMService) -> None:
     backing.touch(mode=0o600)
     os.truncate(backing, MIB)
     loops.attach(str(backing), read_only=True, label=marks.loop_label(instance, record.id))
-    table = f"inet {marks.nft_table(instance)}"
-    _command("nft", "-f", "-", stdin=f"add table {table}\nadd chain {table} c\n")
+    name = marks.nft_table(instance)
+    _command("nft", "-f", "-", stdin=f"add table ip {name}\nadd chain inet {name} to_host\n")
+    _command("nft", "flush", "chain", "inet", name, "to_host")
     _command("ip", "link", "add", OLD_BRIDGE, "type", "bridge")
     _command("ip", "link", "set", OLD_BRIDGE, "alias", marks.link_alias(instance, "", "bridge"))
 

@@ -10,6 +10,7 @@ import asyncio
 import importlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +18,9 @@ from pathlib import Path
 
 import msgspec
 
+from banger.config.instance import instance_id
 from banger.config.settings import Settings
+from banger.helper import ruleset
 from banger.system import loops
 from banger.system.kvm import kvm_status
 from banger.vm.machine import MACHINE_STEPS
@@ -138,8 +141,12 @@ class Host:
         assert shown_link(self.bystander.tap) == self.bystander.link, where
         assert processes_below(self.home) == [self.bystander.pid], where
         assert loops_below(self.home) == [], where
-        tables = subprocess.run(["nft", "list", "tables"], capture_output=True, check=True, timeout=20)
-        assert tables.stdout == b"", where
+        instance = instance_id(str(self.home / "state"))
+        shown = subprocess.run(["nft", "list", "ruleset"], capture_output=True, check=True, timeout=20)
+        assert re.findall(r"^table (.*) {", shown.stdout.decode(), re.MULTILINE) == [
+            " ".join(table) for table in ruleset.tables(instance)
+        ], where
+        assert set(re.findall(r'"(tap-[a-z0-9-]+)"', shown.stdout.decode())) == {self.bystander.tap}, where
 
     def clean(self) -> None:
         for pid in processes_below(self.home):

@@ -182,7 +182,7 @@ TOP: tuple[Key, ...] = (
         checks.flag,
         _FLAG,
         "true",
-        "Guests reach on the host only DNS, ICMP and `host_access`.",
+        "Guests do not reach each other. (What they reach besides: docs/network.md.)",
     ),
     Key(
         "host_access",
@@ -190,7 +190,7 @@ TOP: tuple[Key, ...] = (
         checks.ports,
         "list of ports",
         "[]",
-        "TCP ports of the host, on the bridge's address, that guests may reach.",
+        "TCP and UDP ports of the host, on the bridge's address, that guests may reach.",
     ),
     Key(
         "debian_mirror",

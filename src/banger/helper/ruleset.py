@@ -21,7 +21,7 @@ FORWARDING_MARK = "forwarding_was_off"
 """An empty chain: this instance, or one before it, switched net.ipv4.ip_forward on."""
 _FIRST = "filter - 10"
 """Before the filters of most others: what is dropped here is dropped, whatever they accept."""
-_REJECT = "reject with icmpx admin-prohibited"
+_REJECT = "reject with icmpx type admin-prohibited"
 """The guest's program hears at once that it may not, instead of waiting."""
 
 

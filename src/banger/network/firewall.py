@@ -11,6 +11,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from banger.config.settings import Settings
 from banger.helper.interface import FirewallRules, GuestRule, Helper
 from banger.model.records import VMRecord
@@ -50,23 +52,15 @@ class Firewall:
             await self._refresh()
 
     async def mend(self) -> None:
-        """Likewise, whatever this daemon believes to be there."""
+        """Likewise, whatever this daemon believes to be there; and nothing of it where there is no VM."""
         async with self._lock:
             self._applied = None
-            await self._refresh()
+            await (self._refresh() if self._records() else self._remove())
 
     async def remove(self) -> None:
         """The last VM is gone: the tables go, and forwarding is put back. Idempotent."""
         async with self._lock:
-            self._applied = None
-            self._stale = False
-            await self._helper.remove_firewall()
-            if not self.forwarding_changed():
-                return
-            if not await self._helper.others_need_forwarding():
-                await self._helper.set_forwarding(False)
-            await self._before.delete(FORWARDING_KEY)
-            self._others_asked = False
+            await self._remove()
 
     def available(self) -> bool:
         """Whether the host has the program."""
@@ -94,16 +88,27 @@ class Firewall:
             return (await self._helper.firewall_drift(rules), forwarding)
 
     async def _refresh(self) -> None:
-        self._stale = True
+        stale, self._stale = self._stale, True  # a replacement that was cut off may have been done, or not
         rules = self._rules()
         if any(guest.nat for guest in rules.guests):
             await self._forward()
-            rules = self._rules()
-        if rules != self._applied:
+            rules = msgspec.structs.replace(rules, forwarding_was_off=self.forwarding_changed())
+        if stale or rules != self._applied:
             await self._helper.apply_firewall(rules)
             self._applied = rules
             log.debug("the firewall knows %d guests", len(rules.guests))
         self._stale = False
+
+    async def _remove(self) -> None:
+        self._applied = None
+        self._stale = False
+        self._others_asked = False
+        await self._helper.remove_firewall()
+        if not self.forwarding_changed():
+            return
+        if not await self._helper.others_need_forwarding():
+            await self._helper.set_forwarding(False)
+        await self._before.delete(FORWARDING_KEY)
 
     async def _forward(self) -> None:
         """Forwarding on; what was before is remembered first, by whichever instance switched it on."""

@@ -57,4 +57,4 @@ class Capability:
         return True
 
     async def changed(self, subject: Subject) -> None:
-        """`vm set` has saved a changed record: for what is made from the store."""
+        """`vm set` has saved the record, or tried to: for what is made from the store. Idempotent."""

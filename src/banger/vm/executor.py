@@ -29,7 +29,6 @@ ORDER = (
     Fix.DELETE_BRIDGE,
     Fix.REMOVE_FILE,
     Fix.REMOVE_FOLDER,
-    Fix.RESTORE_FORWARDING,
 )
 """Users of an object go before it."""
 
@@ -70,8 +69,6 @@ async def _apply(finding: Finding, *, helper: Helper, firewall: Firewall, vms_di
             await helper.remove_nft_table(finding.name)
         case Fix.RESTORE_FIREWALL:
             await firewall.mend()
-        case Fix.RESTORE_FORWARDING:
-            await firewall.remove()
         case Fix.KILL_PROCESS:
             if finding.process is None:
                 raise RuntimeError("a process finding without its process")

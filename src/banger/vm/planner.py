@@ -33,7 +33,6 @@ class Fix(StrEnum):
     KILL_PROCESS = "kill_process"
     DELETE_NFT_TABLE = "delete_nft_table"
     RESTORE_FIREWALL = "restore_firewall"
-    RESTORE_FORWARDING = "restore_forwarding"
     REMOVE_FILE = "remove_file"
     REMOVE_FOLDER = "remove_folder"
     NONE = ""
@@ -268,9 +267,7 @@ def _firewall_findings(world: World, *, known: set[str]) -> list[Finding]:
             found.append(Finding(kind=kind, name=name, problem=problem, fix=Fix.RESTORE_FIREWALL))
     if world.forwarding_changed and not known:
         problem = "was switched on for VMs, and none is left"
-        found.append(
-            Finding(kind="sysctl", name=FORWARDING_NAME, problem=problem, fix=Fix.RESTORE_FORWARDING)
-        )
+        found.append(Finding(kind="sysctl", name=FORWARDING_NAME, problem=problem, fix=Fix.RESTORE_FIREWALL))
     return found
 
 

@@ -189,12 +189,12 @@ class VMService:
             for capability in self._services.capabilities:
                 if changed != spec:
                     live = await capability.apply_change(subject, changed) and live
-            with self._act(Act.SET_SAVE, subject.name):
-                await subject.change(lambda record: msgspec.structs.replace(record, spec=changed))
-            if changed == spec:
-                return subject.record
-            for capability in self._services.capabilities:
-                await capability.changed(subject)
+            try:
+                with self._act(Act.SET_SAVE, subject.name):
+                    await subject.change(lambda record: msgspec.structs.replace(record, spec=changed))
+            finally:  # whatever is saved now is what they follow
+                for capability in self._services.capabilities:
+                    await capability.changed(subject)
             live = live and (changed.vcpu_count, changed.memory_mib) == (spec.vcpu_count, spec.memory_mib)
             if not live and self._lifecycle.alive(subject):
                 progress(ProgressEvent(step="set", message=f"{subject.name}: applies at the next start"))

@@ -43,9 +43,6 @@ class Hand:
     async def mend(self) -> None:
         self.done.append("restore_firewall")
 
-    async def remove(self) -> None:
-        self.done.append("restore_forwarding")
-
     async def signal(self, identity: ProcessIdentity, _signum: int) -> bool:
         self.done.append(f"kill_process {identity.pid}")
         return True

@@ -69,6 +69,33 @@ def running(number: int) -> VMView:
     )
 
 
+def test_tables_and_forwarding_are_judged_by_what_this_daemon_made() -> None:
+    ours = tuple(f"{family} banger_{OURS}" for family in ("inet", "bridge", "ip"))
+    observed = Observed(boot_id=BOOT, nft_tables=(*ours, "ip banger_x"))
+    world = msgspec.structs.replace(world_of(running(1), observed=observed), firewall=True)
+    found = {(f.kind, f.name): f.fix for f in plan(world).findings}
+    assert found == {
+        ("nft", f"ip banger_{OURS}"): Fix.DELETE_NFT_TABLE,
+        ("nft", "ip banger_x"): Fix.NONE,
+    }
+    world = msgspec.structs.replace(
+        world, firewall_problem="are missing", forwarding_problem="is off", forwarding_changed=True
+    )
+    found = {(f.kind, f.name): f.fix for f in plan(world).findings if f.fix is Fix.RESTORE_FIREWALL}
+    assert found == {
+        ("nft", f"tables banger_{OURS}"): Fix.RESTORE_FIREWALL,
+        ("sysctl", "net.ipv4.ip_forward"): Fix.RESTORE_FIREWALL,
+    }
+    # no VM is left: tables that nobody makes any more go, and the setting goes back
+    world = msgspec.structs.replace(world_of(observed=observed), forwarding_changed=True)
+    found = {(f.kind, f.name): f.fix for f in plan(world).findings}
+    assert found.pop(("sysctl", "net.ipv4.ip_forward")) is Fix.RESTORE_FIREWALL
+    assert found == {
+        **dict.fromkeys([("nft", t) for t in ours], Fix.DELETE_NFT_TABLE),
+        ("nft", "ip banger_x"): Fix.NONE,
+    }
+
+
 def test_a_running_vm_is_kept_and_all_of_its_is_explained() -> None:
     observed = Observed(
         boot_id=BOOT, links=(BRIDGE, tap_of("tap-fc-1", 1)), processes=(seen(1),),
