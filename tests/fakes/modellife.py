@@ -25,7 +25,7 @@ from banger.guest.ready import SOCKET
 from banger.guest.ssh import KeyPair
 from banger.helper.inprocess import InProcessHelper
 from banger.image.service import ImageService
-from banger.image.workseeds import WorkSeeds
+from banger.image.workseeds import SeedStore, WorkSeeds
 from banger.model.progress import Progress
 from banger.model.records import Image, ProcessIdentity, now
 from banger.network.firewall import Firewall
@@ -231,6 +231,7 @@ class ModelImages:
     def __init__(self, image: Image, folder: Path) -> None:
         self._image = image
         self._folder = folder
+        self.seeds = WorkSeeds(folder, cast(SeedStore, None))  # its one method is led to the model
 
     def get(self, _reference: str) -> Image:
         return self._image

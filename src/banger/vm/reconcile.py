@@ -54,7 +54,8 @@ class Reconciler:
         records = {record.id: record for record in services.table.list()}
         views = tuple(self._scratch_view(record) for record in records.values())
         observed = await services.helper.observe(vms_dir=services.paths.vms_dir)
-        decided = plan(self._world(views, observed, explained=services.network.pool_taps()))
+        world = self._world(views, observed, explained=services.network.pool_taps())
+        decided = plan(msgspec.structs.replace(world, firewall=bool(records)))
         for vm in decided.vms:
             subject = make_subject(records[vm.vm_id])
             try:

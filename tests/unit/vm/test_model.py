@@ -27,6 +27,7 @@ from banger.helper import marks
 from banger.model.progress import no_progress
 from banger.model.records import VMHandles, VMRecord
 from banger.model.states import VMState
+from banger.network.addresses import mac_of
 from banger.vm.handles import SCRATCH_FILE, read_scratch
 from banger.vm.planner import Plan, Verdict
 from tests.fakes.modelhost import Dead, Fault, ModelHost
@@ -204,7 +205,7 @@ class Lifecycles(RuleBasedStateMachine):
         if len(self.vms) >= MOST_VMS:
             return
         self.named += 1
-        request = CreateVM(name=f"vm{self.named}", start=start)
+        request = CreateVM(name=f"vm{self.named}", start=start, nat=self.named % 2 == 0)
         self.known = known = frozenset(vm.id for vm in self.vms)
         (outcome,) = self.during(
             "create" if start else "reserve",
@@ -448,6 +449,8 @@ class Lifecycles(RuleBasedStateMachine):
         known = life.services.cache.get(vm.id)
         link = next((one for one in host.links.values() if one.name == known.tap_device), None)
         assert link is not None, f"{vm.name} runs without its tap {known.tap_device!r}"
+        guarded = host.tables["bridge", marks.nft_table(life.services.instance)]
+        assert f'"{link.name}" . {mac_of(vm.runtime.guest_ip)} . {vm.runtime.guest_ip}' in guarded, vm.name
         assert link.alias == marks.link_alias(life.services.instance, vm.id, "tap")
         assert host.links[link.master].kind == "bridge"
         monitor = known.process("monitor")
@@ -547,6 +550,8 @@ class Lifecycles(RuleBasedStateMachine):
             assert outcome is None, repr(outcome)
         assert self.vms == []
         assert list(Path(self.life.services.paths.vms_dir).iterdir()) == []
+        assert self.host.forwarding == "0"
+        assert marks.nft_table(self.life.services.instance) not in [name for _, name in self.host.tables]
 
     def operate_until_started(self, vm: VMRecord) -> None:
         outcomes = [
@@ -576,7 +581,7 @@ def operation(what: str, vm_id: str) -> Callable[[Life], Awaitable[object]]:
         case "delete":
             return lambda life: life.vms.delete(vm_id, no_progress)
         case _:
-            change = SetVM(vcpu_count=2, work_disk_size_bytes=96 * MIB)
+            change = SetVM(vcpu_count=2, work_disk_size_bytes=96 * MIB, nat=True)
             return lambda life: life.vms.set(vm_id, change, progress=no_progress)
 
 
