@@ -26,6 +26,8 @@ from banger.helper.interface import (
     ObservedLoop,
     ObservedProcess,
 )
+from banger.helper.tracing import Traces
+from banger.model.netwhy import Flow, TraceEvent
 from banger.model.records import ProcessIdentity
 from banger.system import devicemapper, links, loops, mounts, nft, process, resolved, sysctl
 
@@ -48,10 +50,12 @@ class InProcessHelper:
         self._paths = paths
         self._programs = programs
         self._links = links.Links()
+        self._traces = Traces(instance)
         self._canonical = ("", "")
         """The ruleset that drift was last looked for in, and how the kernel shows it."""
 
     async def close(self) -> None:
+        await self._traces.close()
         await self._links.close()
 
     # links
@@ -166,10 +170,16 @@ class InProcessHelper:
 
     async def remove_nft_table(self, table: str) -> None:
         family, _, name = table.partition(" ")
-        if name != marks.nft_table(self._instance):
+        if name != marks.nft_table(self._instance) and not marks.is_trace_table(name, self._instance):
             raise NotOurs(f"the nft table {table!a} is not this banger's")
         if (family, name) in await nft.tables():
             await nft.apply(ruleset.removal((family, name)))
+
+    async def begin_trace(self, flow: Flow) -> str:
+        return await self._traces.begin(validate.flow(flow))
+
+    async def end_trace(self, token: str) -> tuple[TraceEvent, ...]:
+        return await self._traces.end(token)
 
     async def forwarding(self) -> bool:
         return sysctl.read(sysctl.IP_FORWARD) != "0"
@@ -260,7 +270,7 @@ class InProcessHelper:
             nft_tables=tuple(
                 f"{family} {name}"
                 for family, name in tables
-                if name == marks.nft_table(self._instance) or marks.is_nft_namesake(name)
+                if self._is_our_table(name) or marks.is_nft_namesake(name)
             ),
             sockets=sockets,
             vm_dirs=folders,
@@ -342,6 +352,11 @@ class InProcessHelper:
             up=link.up,
             carrier=link.carrier,
         )
+
+    def _is_our_table(self, name: str) -> bool:
+        """Those of a trace that runs are no finding: they are about to go."""
+        left_over = marks.is_trace_table(name, self._instance) and name not in self._traces.tables()
+        return name == marks.nft_table(self._instance) or left_over
 
     def _is_ours(self, link: links.Link) -> bool:
         mark = marks.parse_link_alias(link.alias)

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import msgspec
 
+from banger.model.netwhy import Flow, TraceEvent
 from banger.model.records import ProcessIdentity
 
 
@@ -125,6 +126,14 @@ class Helper(Protocol):
 
     async def remove_nft_table(self, table: str) -> None:
         """A table of this instance's name, as Observed.nft_tables says it. NotOurs for any other name."""
+        ...
+
+    async def begin_trace(self, flow: Flow) -> str:
+        """From now on the kernel shows what becomes of these packets and the answers to them. A token."""
+        ...
+
+    async def end_trace(self, token: str) -> tuple[TraceEvent, ...]:
+        """What was shown, in its order; nothing of the trace is left. () of a token that is none."""
         ...
 
     async def forwarding(self) -> bool:

@@ -10,6 +10,7 @@ label `banger:<instance>:<first 32 of the vm id>`, as many VMs have loops over o
 from __future__ import annotations
 
 import re
+import secrets
 
 _ALIAS = re.compile(r"banger:([0-9a-f]{16}):([0-9a-f]{64}|-):(bridge|tap|pool)")
 
@@ -73,4 +74,19 @@ def is_nft_table(name: str) -> bool:
 
 def is_nft_namesake(name: str) -> bool:
     """banger's name, but no instance's."""
-    return (name == "banger" or name.startswith("banger_")) and not _NFT.fullmatch(name)
+    named = name == "banger" or name.startswith("banger_")
+    return named and not _NFT.fullmatch(name) and not is_trace_table(name)
+
+
+_TRACE = re.compile(r"banger_([0-9a-f]{16})_why[0-9a-f]{8}")
+
+
+def trace_table(instance: str) -> str:
+    """A new one, for one trace of `net why`."""
+    return f"banger_{instance}_why{secrets.token_hex(4)}"
+
+
+def is_trace_table(name: str, instance: str = "") -> bool:
+    """Of this instance; of some instance's where none is named."""
+    match = _TRACE.fullmatch(name)
+    return match is not None and instance in ("", match[1])

@@ -8,6 +8,7 @@ import re
 
 from banger.helper.errors import Refused
 from banger.helper.interface import FirewallRules
+from banger.model.netwhy import Flow, Protocol
 
 _LINK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 _MAC = re.compile(r"06:00(:[0-9a-f]{2}){4}")
@@ -114,6 +115,18 @@ def plain_address(text: str) -> str:
     except ValueError:
         pass
     raise Refused(f"{text[:80]!a} is no IPv4 address")
+
+
+def flow(asked: Flow) -> Flow:
+    """Everything that becomes a word of a trace's tables."""
+    tap_name(asked.tap)
+    plain_address(asked.guest)
+    plain_address(asked.gateway)
+    plain_address(asked.target)
+    lowest = 0 if asked.protocol is Protocol.ICMP else 1
+    if not lowest <= asked.port <= 65535 or not 1 <= asked.source <= 65535:
+        raise Refused(f"{asked.source} to {asked.port} are no ports")
+    return asked
 
 
 def role(text: str) -> str:

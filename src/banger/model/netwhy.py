@@ -19,10 +19,12 @@ class Protocol(StrEnum):
 
 
 class Flow(msgspec.Struct, frozen=True, kw_only=True):
-    """One guest's packets to one place. source: its port, of ICMP the echo's id. port: 0 for ICMP."""
+    """One guest's packets to one place. source: its port, of ICMP the echo's id. port: 0 for ICMP.
+    gateway: whom the guest asks for by ARP on the way."""
 
-    bridge: str
+    tap: str
     guest: str
+    gateway: str
     target: str
     protocol: Protocol
     port: int
@@ -137,10 +139,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     links: tuple[HostLink, ...] = ()
     forwarding: bool = True
     route: HostRoute | None = None
-    neighbours: tuple[str, ...] = ()  # other firewall programs: docker firewalld ufw
     names_problem: str = ""  # why the instance's own name server does not serve
-    host_access: tuple[int, ...] = ()
-    isolated: bool = True
 
 
 class Mark(StrEnum):

@@ -13,7 +13,7 @@ from enum import StrEnum
 import msgspec
 
 from banger.helper.interface import Observed, ObservedLink, ObservedProcess
-from banger.helper.marks import BASE, nft_table
+from banger.helper.marks import BASE, is_trace_table, nft_table
 from banger.helper.ruleset import tables
 from banger.model.ids import is_vm_id
 from banger.model.records import ProcessIdentity, VMHandles, VMRecord, VMRuntime
@@ -255,7 +255,11 @@ def _firewall_findings(world: World, *, known: set[str]) -> list[Finding]:
     found: list[Finding] = []
     wanted = {" ".join(table) for table in tables(world.instance)} if world.firewall else set()
     for table in world.observed.nft_tables:
-        if table.partition(" ")[2] != nft_table(world.instance):
+        name = table.partition(" ")[2]
+        if is_trace_table(name, world.instance):
+            problem = "a `net why` left it behind"
+            found.append(Finding(kind="nft", name=table, problem=problem, fix=Fix.DELETE_NFT_TABLE))
+        elif name != nft_table(world.instance):
             found.append(Finding(kind="nft", name=table, problem="has banger's name, but not its mark"))
         elif table not in wanted:
             found.append(Finding(kind="nft", name=table, problem="no VM needs it", fix=Fix.DELETE_NFT_TABLE))

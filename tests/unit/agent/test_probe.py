@@ -31,7 +31,15 @@ anyio_test = pytest.mark.anyio
 
 
 def flow(protocol: Protocol, port: int, *, target: str = "127.0.0.1", source: int = 0) -> Flow:
-    return Flow(bridge="br", guest="127.0.0.1", target=target, protocol=protocol, port=port, source=source)
+    return Flow(  # the host's part does not matter here
+        tap="tap-fc-0",
+        guest="127.0.0.1",
+        gateway=target,
+        target=target,
+        protocol=protocol,
+        port=port,
+        source=source,
+    )
 
 
 @anyio_test
