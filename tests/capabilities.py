@@ -210,6 +210,8 @@ CAPABILITIES: dict[str, Capability] = {
     "ssh": Capability("has an ssh client", _program("ssh", "ssh-keygen"), must=True),
     "dnsmasq": Capability("has dnsmasq", _program("dnsmasq"), must=True),
     "dig": Capability("has dig", _program("dig"), must=True),
+    "iptables": Capability("has iptables", _program("iptables-nft", "iptables-legacy"), must=True),
+    "ufw": Capability("has ufw", _program("ufw"), must=True),
     "resolved": Capability(
         "can run a systemd-resolved that is not installed", _program("dbus-daemon", "dpkg-deb"), must=True
     ),

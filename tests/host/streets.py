@@ -87,8 +87,8 @@ class Place:
         return ip("-n", self.netns, *words)
 
 
-def answers_ping(who: Place, address: str) -> bool:
-    argv = ["ip", "netns", "exec", who.netns, "ping", "-nqc1", "-W5", address]
+def answers_ping(who: Place, address: str, *, wait_s: int = 5) -> bool:
+    argv = ["ip", "netns", "exec", who.netns, "ping", "-nqc1", f"-W{wait_s}", address]
     return subprocess.run(argv, check=False, stdout=subprocess.DEVNULL, timeout=30).returncode == 0
 
 

@@ -29,6 +29,7 @@ from banger.model.records import Image, Kernel
 from banger.network.firewall import Firewall
 from banger.network.host import HostNetwork
 from banger.network.names import Names
+from banger.network.surroundings import Lookout
 from banger.store.database import Database
 from banger.store.images import ImageTable
 from banger.store.settings import SettingTable
@@ -194,7 +195,11 @@ async def compose(
             ),
             find_monitor=chosen,
             find_monitor_of=chosen.of,
-            capabilities=(WorkDisk(images, ssh_key_path=key_path), GuestNames(names), Nat(firewall)),
+            capabilities=(
+                WorkDisk(images, ssh_key_path=key_path),
+                GuestNames(names),
+                Nat(firewall, Lookout(settings)),
+            ),
             deadlines=deadlines,
         ),
         crash_point=crash_point,

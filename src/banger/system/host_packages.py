@@ -231,6 +231,19 @@ HOST_PACKAGES: tuple[HostPackage, ...] = (
         arch="dnsmasq",
     ),
     HostPackage(
+        "iptables",
+        "tests beside Docker's rules, of both kinds of iptables",
+        use=TEST,
+        programs=("iptables-nft", "iptables-legacy"),
+        fedora="iptables-nft iptables-legacy",
+    ),
+    HostPackage(
+        "ufw",
+        "tests beside a real ufw, in a namespace; installed, it is not active",
+        use=TEST,
+        programs=("ufw",),
+    ),
+    HostPackage(
         "dbus-daemon",
         "the bus of the systemd-resolved that tests run",
         use=TEST,
