@@ -2,20 +2,23 @@
 
 `FakeRegistry.start()` serves `manifests` and `blobs`; `faults` maps a digest, or `repository:tag`, to what
 goes wrong with each request for it in turn (the last one with `*` behind it for ever); `requests` remembers
-what was asked and with which authorization.
+what was asked and with which authorization. `lying()` serves from a thread, in another network namespace.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import gzip
 import hashlib
 import io
 import json
 import random
+import socket
 import tarfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
@@ -23,6 +26,7 @@ from urllib.parse import parse_qs
 from aiohttp import web
 
 from banger.image.oci import manifest as m
+from tests.fakes.proxy import within
 
 REALM = "fake registry"
 
@@ -126,7 +130,7 @@ class FakeRegistry:
     def bytes_of_blobs(self) -> list[Asked]:
         return [asked for asked in self.requests if "/blobs/" in asked.path]
 
-    async def start(self) -> FakeRegistry:
+    async def start(self, listener: socket.socket | None = None) -> FakeRegistry:
         app = web.Application()
         app.router.add_get("/token", self._give_token)
         app.router.add_post("/token", self._give_token)
@@ -135,8 +139,8 @@ class FakeRegistry:
         app.router.add_get("/v2/{repository:.+}/blobs/{digest}", self._blob)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
+        listener = listener or socket.create_server(("127.0.0.1", 0))
+        await web.SockSite(self._runner, listener).start()
         host, port = self._runner.addresses[0][:2]
         self.address = f"{host}:{port}"
         return self
@@ -199,12 +203,8 @@ class FakeRegistry:
             body = bytes(byte ^ 1 for byte in body)
         if fault == "longer":
             body += b"more"
-        if fault == "endless":
-            headers["Transfer-Encoding"] = "chunked"
-            body += b"more" * 1000
         response = web.StreamResponse(status=status, headers=headers)
-        if fault != "endless":
-            response.content_length = len(body)
+        response.content_length = len(body)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         self.busy.set()
@@ -231,7 +231,8 @@ class FakeRegistry:
         return response
 
     async def _answer(self, request: web.Request, fault: str) -> web.StreamResponse | None:
-        """Faults that are an answer of their own: "503", "429 5" (Retry-After), "-> URL", "circle"."""
+        """Faults that are an answer of their own: "503", "429 5" (Retry-After), "-> URL", "circle", "chain",
+        "endless" and a content type."""
         code, _, rest = fault.partition(" ")
         if code == "->":
             return web.Response(status=307, headers={"Location": rest})
@@ -240,6 +241,8 @@ class FakeRegistry:
         if code == "chain":
             here = int(request.query.get("n", "0"))
             return web.Response(status=302, headers={"Location": f"{request.path}?n={here + 1}"})
+        if code == "endless":
+            return await _without_end(request, rest or "application/octet-stream")
         if code.isdigit():
             response = _error(int(code), "TROUBLE", "trouble\x1b[2J")
             if rest:
@@ -286,6 +289,35 @@ class FakeRegistry:
         token = f"token-{len(self.token_requests)}"
         self.tokens.append(token)
         return web.json_response({"access_token" if request.method == "POST" else "token": token})
+
+
+@contextlib.contextmanager
+def lying(netns: str) -> Iterator[FakeRegistry]:
+    """A registry on loopback in that network namespace, served by a thread. Set it up between requests."""
+    loop = asyncio.new_event_loop()
+    serving = threading.Thread(target=loop.run_forever, daemon=True)
+    serving.start()
+    try:
+        listener = within(netns, lambda: socket.create_server(("127.0.0.1", 0)))
+        made = FakeRegistry()
+        asyncio.run_coroutine_threadsafe(made.start(listener), loop).result(10)
+        try:
+            yield made
+        finally:
+            asyncio.run_coroutine_threadsafe(made.stop(), loop).result(10)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        serving.join(10)
+        loop.close()
+
+
+async def _without_end(request: web.Request, content_type: str) -> web.StreamResponse:
+    """Until the one who asked has had enough."""
+    response = web.StreamResponse(headers={"Content-Type": content_type})
+    response.enable_chunked_encoding()
+    await response.prepare(request)
+    while True:
+        await response.write(bytes(1 << 16))
 
 
 def _asked(request: web.Request) -> Asked:

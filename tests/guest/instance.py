@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -79,10 +79,17 @@ class Instance:
             start_new_session=True,
         )
 
-    def banger(self, *words: str, stdin: bytes = b"", timeout_s: float = BOOT_TIMEOUT_S) -> Result:
+    def banger(
+        self,
+        *words: str,
+        stdin: bytes = b"",
+        timeout_s: float = BOOT_TIMEOUT_S,
+        env: Mapping[str, str] = {},
+    ) -> Result:
+        """env: added to the instance's."""
         done = subprocess.run(
             self.argv(BANGER, *words),
-            env=self.environment,
+            env={**self.environment, **env},
             input=stdin,
             capture_output=True,
             timeout=timeout_s,

@@ -204,9 +204,11 @@ def test_it_is_refused(banger: Instance, address: str, image: Hostile) -> None:
     check_refused(banger, image.name, says, f"{address}/{image.name}")
 
 
-def check_refused(banger: Instance, name: str, says: Sequence[str], *words: str) -> None:
+def check_refused(
+    banger: Instance, name: str, says: Sequence[str], *words: str, env: Mapping[str, str] = {}
+) -> None:
     """With these words, in text that harms no terminal; and nothing is left."""
-    refused = banger.banger("image", "pull", *words)
+    refused = banger.banger("image", "pull", *words, env=env)
     assert refused.status == 1, refused.stderr
     last = refused.stderr[refused.stderr.index("banger: ") :]
     for wanted in says:

@@ -30,7 +30,7 @@ from tests.fakes.ociregistry import (
     unpacked,
 )
 from tests.guest.files import assert_files_equal
-from tests.guest.instance import BANGER, BOOT_TIMEOUT_S, SMALL, Instance, until
+from tests.guest.instance import SMALL, Instance, until
 from tests.realregistry import ANN
 
 pytestmark = [require("docker-registry", "skopeo", "umoci", "htpasswd", "busybox"), pytest.mark.guest]
@@ -222,19 +222,6 @@ def test_layers_are_replayed(banger: Instance, layout: Path, address: str, tmp_p
     assert said.text == "second\n2 10000\ntool 7\nfrom the image 700\n", said.text
 
 
-def with_login(banger: Instance, folder: Path, *words: str) -> str:
-    """What a command prints that finds docker's login in that folder."""
-    done = subprocess.run(
-        banger.argv(BANGER, *words),
-        env={**banger.environment, "DOCKER_CONFIG": str(folder)},
-        capture_output=True,
-        timeout=BOOT_TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.decode()
-
-
 @pytest.mark.parametrize("kind", ["basic", "bearer"])
 def test_a_private_image_takes_the_users_login(
     banger: Instance, layout: Path, tmp_path: Path, kind: str
@@ -258,7 +245,7 @@ def test_a_private_image_takes_the_users_login(
         assert refused.status == 125
         assert "login" in refused.stderr
         (tmp_path / "config.json").write_text(json.dumps({"auths": {address: {"auth": auth}}}))
-        assert with_login(banger, tmp_path, *run) == "in\n"
+        assert banger.banger(*run, env={"DOCKER_CONFIG": str(tmp_path)}).require().text == "in\n"
     banger.ok("image", "delete", "app")
     secret = account.partition(":")[2].encode()
     state = Path(banger.paths.state_dir)
