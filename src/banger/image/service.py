@@ -177,7 +177,10 @@ class ImageService:
         return {**catalog.IMAGES, **added}
 
     def is_here(self, entry: catalog.ImageEntry) -> bool:
-        """Whether the entry's name is an image here already, and of an OCI image the one that is meant."""
+        """Whether the entry's name is an image here already, and of an OCI image the one that is meant.
+
+        One that a crash left published and unrecorded is not: whoever asks for it gets it without a build.
+        """
         image = self._store.by_name(entry.name)
         if image is None or isinstance(entry, catalog.DebianImage):
             return image is not None
