@@ -86,6 +86,7 @@ class ModelHost:
         self.boot = 1
         self.links: dict[int, Link] = {}
         self.addresses: dict[int, list[ipaddress.IPv4Interface]] = {}
+        self.routes: dict[int, set[ipaddress.IPv4Network]] = {}
         self.loops: dict[str, Loop] = {}
         self.autoclear: set[str] = set()
         self.dms: dict[str, Dm] = {}
@@ -198,6 +199,7 @@ class ModelHost:
             self.end(process.pid)
         self.links.clear()
         self.addresses.clear()
+        self.routes.clear()
         self.loops.clear()
         self.autoclear.clear()
         self.dms.clear()
@@ -500,6 +502,19 @@ class ModelLinks:
 
         await host.call(f"link:delete {link.name}", effect)
 
+    def name_of(self, index: int) -> str:
+        there = self._host.links.get(index)
+        return there.name if there else ""
+
+    async def set_proxy_arp(self, _link: Link, _on: bool) -> None:
+        pass
+
+    async def add_route(self, link: Link, network: ipaddress.IPv4Network) -> None:
+        def effect() -> None:
+            self._host.routes.setdefault(link.index, set()).add(network)
+
+        await self._host.call("link:route", effect)
+
     async def disable_ipv6_address(self, _link: Link) -> None:
         pass
 
@@ -511,7 +526,8 @@ class ModelLinks:
         return [(index, one) for index, several in found if index in self._host.links for one in several]
 
     async def routes(self) -> list[tuple[int, ipaddress.IPv4Network]]:
-        return []
+        found = self._host.routes.items()
+        return [(index, one) for index, several in found if index in self._host.links for one in several]
 
     async def add_address(self, link: Link, address: ipaddress.IPv4Interface) -> None:
         def effect() -> None:

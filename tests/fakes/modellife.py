@@ -28,6 +28,7 @@ from banger.image.service import ImageService
 from banger.image.workseeds import SeedStore, WorkSeeds
 from banger.model.progress import Progress
 from banger.model.records import Image, ProcessIdentity, now
+from banger.network.bridges import bridges_of
 from banger.network.firewall import Firewall
 from banger.network.host import HostNetwork
 from banger.store.database import Database
@@ -272,8 +273,15 @@ class Life:
             vm_defaults=VMDefaults(vcpu=1, memory_mib=128, disk_size=64 * MIB, system_overlay_size=64 * MIB),
         )
         helper = ModelHelper(host, instance, paths)
-        firewall = Firewall(helper, settings, records=VMTable(database).list, before=SettingTable(database))
-        network = HostNetwork(helper, settings, firewall=firewall)
+        bridges = bridges_of(settings, guests=4)  # the third VM is on a second one
+        firewall = Firewall(
+            helper,
+            settings,
+            records=VMTable(database).list,
+            before=SettingTable(database),
+            bridges=bridges,
+        )
+        network = HostNetwork(helper, settings, firewall=firewall, bridges=bridges)
         images = cast(ImageService, ModelImages(image, Path(paths.images_dir)))
         monitor = ModelMonitor(host)
 

@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.host, pytest.mark.anyio, require("netns", "tun")]
 
 VM = "ab" * 32
 OTHER = "cd" * 32
+GUEST = "10.9.0.2"
 SETTINGS = Settings(bridge_name="br-t", bridge_ip="10.9.0.1", cidr=24, tap_pool_size=2)
 
 
@@ -30,7 +31,7 @@ async def network(helper: InProcessHelper, paths: Paths) -> AsyncIterator[HostNe
     database = await Database.open(paths.database)
     firewall = Firewall(helper, SETTINGS, records=list, before=SettingTable(database))
     made = HostNetwork(helper, SETTINGS, firewall=firewall)
-    await made.prepare()
+    await made.prepare(GUEST)
     await made._pool.settled()
     yield made
     await made.shutdown()
@@ -44,10 +45,10 @@ async def taps(helper: InProcessHelper) -> dict[str, ObservedLink]:
 
 async def test_a_tap_from_the_pool_and_back(network: HostNetwork, helper: InProcessHelper) -> None:
     assert set(await taps(helper)) == {"tap-pool-0", "tap-pool-1"}
-    name = network.choose_tap(VM)
+    name = network.choose_tap(VM, GUEST)
     assert name in ("tap-pool-0", "tap-pool-1")
     assert (await taps(helper))[name].vm_id == ""
-    await network.make_tap(name, VM)
+    await network.make_tap(name, VM, guest=GUEST)
     assert (await taps(helper))[name].vm_id == VM
     await network.release_tap(name, OTHER)  # not its VM's: left alone
     assert (await taps(helper))[name].vm_id == VM
@@ -59,11 +60,11 @@ async def test_a_tap_from_the_pool_and_back(network: HostNetwork, helper: InProc
 
 async def test_an_empty_pool_makes_one_by_the_vms_name(network: HostNetwork, helper: InProcessHelper) -> None:
     for vm_id in ("1" * 64, "2" * 64):
-        await network.make_tap(network.choose_tap(vm_id), vm_id)
-    name = network.choose_tap(VM)
+        await network.make_tap(network.choose_tap(vm_id, GUEST), vm_id, guest=GUEST)
+    name = network.choose_tap(VM, GUEST)
     assert name == "tap-fc-abababab"
-    await network.make_tap(name, VM)
-    twin = network.choose_tap("abababab" + "0" * 56)
+    await network.make_tap(name, VM, guest=GUEST)
+    twin = network.choose_tap("abababab" + "0" * 56, GUEST)
     assert twin != name
     assert len(twin) <= 15
     for link in (await taps(helper)).values():
@@ -76,8 +77,8 @@ async def test_a_warm_tap_costs_well_under_a_tap_made(network: HostNetwork, help
     warm, cold = [], []
     for _ in range(15):
         started = time.perf_counter()
-        name = network.choose_tap(VM)
-        await network.make_tap(name, VM)
+        name = network.choose_tap(VM, GUEST)
+        await network.make_tap(name, VM, guest=GUEST)
         warm.append(time.perf_counter() - started)
         await network.release_tap(name, VM)
         started = time.perf_counter()
@@ -93,6 +94,6 @@ async def test_after_the_last_vm_nothing_is_left_and_it_comes_again(
 ) -> None:
     await network.shutdown()
     assert await helper.list_links() == ()
-    await network.prepare()
+    await network.prepare(GUEST)
     await network._pool.settled()
     assert "tap-pool-2" in await taps(helper)  # numbers are not used again

@@ -60,9 +60,18 @@ class InProcessHelper:
 
     # links
 
-    async def ensure_bridge(self, name: str, *, address: str, prefix: int) -> None:
+    async def ensure_bridge(
+        self,
+        name: str,
+        *,
+        address: str,
+        prefix: int,
+        routes: tuple[str, ...] = (),
+        proxy_arp: bool = False,
+    ) -> None:
         validate.bridge_name(name)
         wanted = validate.address(address, prefix)
+        networks = validate.routes(routes)
         link = await self._links.get(name)
         if link is None:
             await self._refuse_overlap(wanted)
@@ -80,7 +89,10 @@ class InProcessHelper:
             if index == link.index and there != wanted:
                 await self._links.remove_address(link, there)
         await self._links.add_address(link, wanted)
+        await self._links.set_proxy_arp(link, proxy_arp)
         await self._links.set_up(link)
+        for network in networks:
+            await self._links.add_route(link, network)
 
     async def delete_bridge(self, name: str) -> None:
         link = await self._links.get(validate.bridge_name(name))
@@ -114,6 +126,12 @@ class InProcessHelper:
         link = await self._links.get(validate.tap_name(name))
         if link is not None and self._is_ours(link):
             await self._links.delete(link)
+
+    async def find_link(self, name: str) -> ObservedLink | None:
+        link = await self._links.get(validate.tap_name(name))
+        if link is None:
+            return None
+        return self._observed_link(link, {link.master: self._links.name_of(link.master)})
 
     async def list_links(self) -> tuple[ObservedLink, ...]:
         found = await self._links.all()
@@ -381,16 +399,18 @@ class InProcessHelper:
             raise NotOurs(f"{device} is not a loop of this instance")
 
     async def _refuse_overlap(self, wanted: ipaddress.IPv4Interface) -> None:
-        """Two links over one network would split its guests' packets between them."""
-        names = {link.index: link.name for link in await self._links.all()}
+        """Two links over one network would split its guests' packets between them; our bridges share it."""
+        found = await self._links.all()
+        names = {link.index: link.name for link in found}
+        ours = {link.index for link in found if link.kind == "bridge" and self._is_ours(link)}
         for index, there in await self._links.addresses():
-            if wanted.network.overlaps(there.network):
+            if index not in ours and wanted.network.overlaps(there.network):
                 raise NotOurs(
                     f"the network {wanted.network} is in use already: {names.get(index, '?')} has {there}",
                     hint="set another bridge_ip in config.toml",
                 )
         for index, network in await self._links.routes():
-            if wanted.network.overlaps(network):
+            if index not in ours and wanted.network.overlaps(network):
                 raise NotOurs(
                     f"the network {wanted.network} is in use already: "
                     f"there is a route to {network} through {names.get(index, '?')}",

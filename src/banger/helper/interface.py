@@ -60,7 +60,8 @@ class FirewallRules(msgspec.Struct, frozen=True, kw_only=True):
     """All that the instance's nft tables are made from (helper/ruleset.py)."""
 
     bridge: str
-    address: str  # the bridge's
+    further: tuple[str, ...] = ()  # bridges with guests, beside the first
+    address: str  # the bridges'
     isolated: bool = True  # guests from each other
     host_access: tuple[int, ...] = ()  # TCP and UDP ports of the bridge's address
     guests: tuple[GuestRule, ...] = ()
@@ -82,8 +83,20 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Helper(Protocol):
-    async def ensure_bridge(self, name: str, *, address: str, prefix: int) -> None:
-        """The bridge, up, with exactly this IPv4 address. A link of that name without our mark: an error."""
+    async def ensure_bridge(
+        self,
+        name: str,
+        *,
+        address: str,
+        prefix: int,
+        routes: tuple[str, ...] = (),
+        proxy_arp: bool = False,
+    ) -> None:
+        """The bridge, up, with exactly this IPv4 address. A link of that name without our mark: an error.
+
+        prefix: 8 to 30; 32 for a further bridge of ours. routes: networks that are reached over it.
+        proxy_arp: the host answers there for guests on other bridges of ours.
+        """
         ...
 
     async def delete_bridge(self, name: str) -> None: ...
@@ -95,6 +108,10 @@ class Helper(Protocol):
     async def mark_tap(self, name: str, *, vm_id: str) -> None: ...
 
     async def delete_tap(self, name: str) -> None: ...
+
+    async def find_link(self, name: str) -> ObservedLink | None:
+        """As list_links, the one of this name; what it costs does not grow with the links there are."""
+        ...
 
     async def list_links(self) -> tuple[ObservedLink, ...]:
         """As in Observed.links, without the rest."""

@@ -51,10 +51,12 @@ def declared(text: str) -> dict[tuple[str, str], str]:
 
 def _inet(name: str, rules: FirewallRules) -> str:
     nat = sorted(guest.address for guest in rules.guests if guest.nat)
+    names = ", ".join(f'"{link}"' for link in (rules.bridge, *rules.further))
+    bridges = f"{{ {names} }}" if rules.further else names
     neighbours = (
-        f'oifname "{rules.bridge}" {_REJECT} comment "guests are isolated from each other"'
+        f'oifname {bridges} {_REJECT} comment "guests are isolated from each other"'
         if rules.isolated
-        else f'oifname "{rules.bridge}" accept comment "guests may reach each other (network_isolation)"'
+        else f'oifname {bridges} accept comment "guests may reach each other (network_isolation)"'
     )
     mark = f"\tchain {FORWARDING_MARK} {{\n\t}}\n" if rules.forwarding_was_off else ""
     return f"""table inet {name} {{
@@ -66,7 +68,7 @@ def _inet(name: str, rules: FirewallRules) -> str:
 {_elements(str(port) for port in sorted(set(rules.host_access)))}\t}}
 {mark}\tchain input {{
 \t\ttype filter hook input priority {_FIRST}; policy accept;
-\t\tiifname "{rules.bridge}" jump to_host comment "what guests send to the host"
+\t\tiifname {bridges} jump to_host comment "what guests send to the host"
 \t}}
 \tchain to_host {{
 \t\tmeta nfproto ipv6 drop comment "guests have no IPv6"
@@ -80,8 +82,8 @@ def _inet(name: str, rules: FirewallRules) -> str:
 \t}}
 \tchain forward {{
 \t\ttype filter hook forward priority {_FIRST}; policy accept;
-\t\tiifname "{rules.bridge}" jump from_guest comment "what guests send through the host"
-\t\toifname "{rules.bridge}" jump to_guest comment "what comes for guests through the host"
+\t\tiifname {bridges} jump from_guest comment "what guests send through the host"
+\t\toifname {bridges} jump to_guest comment "what comes for guests through the host"
 \t}}
 \tchain from_guest {{
 \t\tmeta nfproto ipv6 drop comment "guests have no IPv6"
@@ -97,7 +99,7 @@ def _inet(name: str, rules: FirewallRules) -> str:
 \t}}
 \tchain postrouting {{
 \t\ttype nat hook postrouting priority srcnat; policy accept;
-\t\tip saddr @nat oifname != "{rules.bridge}" masquerade comment "leaves with the host's address"
+\t\tip saddr @nat oifname != {bridges} masquerade comment "leaves with the host's address"
 \t}}
 }}
 """

@@ -13,6 +13,8 @@ from banger.model.netwhy import Flow, Protocol
 _LINK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 _MAC = re.compile(r"06:00(:[0-9a-f]{2}){4}")
 _MOST_GUESTS = 1 << 16
+_MOST_ROUTES = 64
+_MOST_BRIDGES = 256
 _TAP = re.compile(r"tap-(fc|pool)-[0-9a-z]{1,8}")
 _DM = re.compile(r"fc-rootfs-[0-9a-f]{8,16}(-base)?")
 _LOOP = re.compile(r"/dev/loop[0-9]{1,6}")
@@ -68,6 +70,15 @@ def name_server(text: str) -> str:
     return text
 
 
+def routes(networks: tuple[str, ...]) -> tuple[ipaddress.IPv4Network, ...]:
+    if len(networks) > _MOST_ROUTES:
+        raise Refused(f"{len(networks)} routes are more than {_MOST_ROUTES}")
+    try:
+        return tuple(ipaddress.IPv4Network(network) for network in networks)
+    except ValueError as error:
+        raise Refused(f"a route: {str(error)[:120]!a}") from None
+
+
 def domain(name: str) -> str:
     if not _DOMAIN.fullmatch(name):
         raise Refused(f"{name[:80]!a} is no domain")
@@ -75,8 +86,8 @@ def domain(name: str) -> str:
 
 
 def address(text: str, prefix: int) -> ipaddress.IPv4Interface:
-    if not 8 <= prefix <= 30:
-        raise Refused(f"a prefix of {prefix} is not between 8 and 30")
+    if not 8 <= prefix <= 30 and prefix != 32:
+        raise Refused(f"a prefix of {prefix} is not between 8 and 30, nor 32")
     try:
         return ipaddress.IPv4Interface(f"{text}/{prefix}")
     except ValueError:
@@ -85,7 +96,10 @@ def address(text: str, prefix: int) -> ipaddress.IPv4Interface:
 
 def firewall(rules: FirewallRules) -> FirewallRules:
     """Everything that becomes a word of the ruleset; no tap, MAC or address twice."""
-    bridge_name(rules.bridge)
+    for bridge in (rules.bridge, *rules.further):
+        bridge_name(bridge)
+    if len(rules.further) > _MOST_BRIDGES:
+        raise Refused(f"{len(rules.further)} bridges are more than {_MOST_BRIDGES}")
     plain_address(rules.address)
     if len(rules.guests) > _MOST_GUESTS:
         raise Refused(f"{len(rules.guests)} guests are more than {_MOST_GUESTS}")

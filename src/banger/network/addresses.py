@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Collection
 
 from banger.errors import ErrorCode
@@ -17,11 +18,16 @@ def bridge_network(bridge_ip: str, prefix: int) -> ipaddress.IPv4Network:
     return ipaddress.IPv4Network(f"{bridge_ip}/{prefix}", strict=False)
 
 
+def address_number(address: str) -> int:
+    """172.16.0.2 → 0xac100002. For addresses that are known to be ones: far faster than ipaddress."""
+    return int.from_bytes(socket.inet_aton(address))
+
+
 def lowest_free(bridge_ip: str, prefix: int, *, used: Collection[str]) -> str:
     """The lowest host address that is neither the bridge's nor in `used`; NO_ADDRESS when there is none."""
     network = bridge_network(bridge_ip, prefix)
-    taken = {int(ipaddress.IPv4Address(address)) for address in used if address}
-    taken.add(int(ipaddress.IPv4Address(bridge_ip)))
+    taken = {address_number(address) for address in used if address}
+    taken.add(address_number(bridge_ip))
     first, last = int(network.network_address) + 1, int(network.broadcast_address) - 1
     candidate = first
     while candidate in taken:
@@ -37,5 +43,4 @@ def lowest_free(bridge_ip: str, prefix: int, *, used: Collection[str]) -> str:
 
 def mac_of(address: str) -> str:
     """172.16.0.2 → 06:00:ac:10:00:02."""
-    octets = ipaddress.IPv4Address(address).packed
-    return ":".join([MAC_PREFIX, *(f"{octet:02x}" for octet in octets)])
+    return f"{MAC_PREFIX}:{socket.inet_aton(address).hex(':')}"

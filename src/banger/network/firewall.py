@@ -17,6 +17,7 @@ from banger.config.settings import Settings
 from banger.helper.interface import FirewallRules, GuestRule, Helper
 from banger.model.records import VMRecord
 from banger.network.addresses import mac_of
+from banger.network.bridges import Bridges, bridges_of
 from banger.store.settings import SettingTable
 from banger.system.lockorder import OrderedLock, Rank
 from banger.system.programs import find
@@ -35,12 +36,15 @@ class Firewall:
         *,
         records: Callable[[], Sequence[VMRecord]],
         before: SettingTable,
+        bridges: Bridges | None = None,
     ) -> None:
-        """records: all VMs, as they are in the store now. before: where host settings are remembered."""
+        """records: all VMs, as they are in the store now. before: where host settings are remembered.
+        bridges: the network's, where they are not the usual ones."""
         self._helper = helper
         self._settings = settings
         self._records = records
         self._before = before
+        self._bridges = bridges or bridges_of(settings)
         self._lock = OrderedLock(Rank.LEAF, "firewall")
         self._applied: FirewallRules | None = None
         self._stale = False
@@ -83,14 +87,14 @@ class Firewall:
                 return ("are missing" if self._rules().guests else "", "")
             if self._stale:
                 return ("could not be brought up to date", "")
-            off = any(guest.nat for guest in rules.guests) and not await self._helper.forwarding()
+            off = _forwards(rules) and not await self._helper.forwarding()
             forwarding = "is switched off, and VMs with NAT run" if off else ""
             return (await self._helper.firewall_drift(rules), forwarding)
 
     async def _refresh(self) -> None:
         stale, self._stale = self._stale, True  # a replacement that was cut off may have been done, or not
         rules = self._rules()
-        if any(guest.nat for guest in rules.guests):
+        if _forwards(rules):
             await self._forward()
             rules = msgspec.structs.replace(rules, forwarding_was_off=self.forwarding_changed())
         if stale or rules != self._applied:
@@ -135,9 +139,15 @@ class Firewall:
         ]
         return FirewallRules(
             bridge=settings.bridge_name,
+            further=self._bridges.further(guest.address for guest in guests),
             address=settings.bridge_ip,
             isolated=settings.network_isolation,
             host_access=settings.host_access,
             guests=tuple(guests),
             forwarding_was_off=self.forwarding_changed(),
         )
+
+
+def _forwards(rules: FirewallRules) -> bool:
+    """Whether the host is a router: to the world, or between bridges whose guests may reach each other."""
+    return any(guest.nat for guest in rules.guests) or bool(rules.further and not rules.isolated)

@@ -35,6 +35,7 @@ _IFF_TUN_EXCL = 0x8000
 # <linux/if.h>, <linux/rtnetlink.h>
 _IFF_UP = 0x1
 _RT_TABLE_LOCAL = 255
+_RT_SCOPE_LINK = 253
 _ADDR_GEN_MODE_NONE = 1
 
 
@@ -102,6 +103,13 @@ class Links:
         with _explained(f"look up the link {name}", missing_ok=True):
             return _link(netlink.read_link(name))
         return None
+
+    def name_of(self, index: int) -> str:
+        """A link's name by its index; "" when there is none."""
+        try:
+            return socket.if_indextoname(index) if index else ""
+        except OSError:
+            return ""
 
     async def create_bridge(self, name: str, *, mac: str) -> Link:
         """A bridge, down and unmarked but for its MAC. Error when the name is taken."""
@@ -176,6 +184,16 @@ class Links:
             for message in found
             if message.get("dst") and _int(message.get("table")) != _RT_TABLE_LOCAL
         ]
+
+    async def add_route(self, link: Link, network: ipaddress.IPv4Network) -> None:
+        """What is for this network goes out there, without a gateway. The link must be up."""
+        with _explained(f"route {network} over {link.name}", exists_ok=True):
+            await self._open().route("add", dst=str(network), oif=link.index, scope=_RT_SCOPE_LINK)
+
+    async def set_proxy_arp(self, link: Link, on: bool) -> None:
+        """Whether this host answers there for addresses that it reaches over other links."""
+        with _explained(f"set up {link.name}"):
+            netlink.set_proxy_arp(link.index, on)
 
     async def create_tap(self, name: str, *, master: int, alias: str, group: int = 0) -> None:
         """A persistent tap, marked, up, port of `master` (its index), in a link group (0 is everybody's).

@@ -32,6 +32,7 @@ IFLA_ADDRESS, IFLA_IFNAME, IFLA_MASTER, IFLA_LINKINFO, IFLA_IFALIAS = 1, 3, 10, 
 IFLA_EXT_MASK, IFLA_CARRIER = 29, 33
 IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
 _IFLA_BR_MULTI_BOOLOPT = 46
+_IFLA_AF_SPEC, _IFLA_INET_CONF, _IPV4_DEVCONF_PROXY_ARP = 26, 1, 3
 BR_NO_LL_LEARN = 1 << 0
 """<linux/if_bridge.h>, since 5.0."""
 
@@ -67,6 +68,14 @@ def set_bridge_options(index: int, options: int, *, mask: int) -> None:
     data = _attribute(_IFLA_BR_MULTI_BOOLOPT, struct.pack("=II", options, mask))
     info = _attribute(IFLA_INFO_KIND, b"bridge") + _attribute(_IFLA_INFO_DATA, data)
     body = _INFO.pack(socket.AF_UNSPEC, 0, index, 0, 0) + _attribute(IFLA_LINKINFO, info)
+    _ask(_RTM_NEWLINK, _NLM_F_ACK, body)
+
+
+def set_proxy_arp(index: int, on: bool) -> None:
+    """net.ipv4.conf.LINK.proxy_arp, also where /proc/sys is read-only."""
+    value = _attribute(_IPV4_DEVCONF_PROXY_ARP, struct.pack("=I", on))
+    spec = _attribute(socket.AF_INET, _attribute(_IFLA_INET_CONF, value))
+    body = _INFO.pack(socket.AF_UNSPEC, 0, index, 0, 0) + _attribute(_IFLA_AF_SPEC, spec)
     _ask(_RTM_NEWLINK, _NLM_F_ACK, body)
 
 

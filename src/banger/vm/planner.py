@@ -18,6 +18,7 @@ from banger.helper.ruleset import tables
 from banger.model.ids import is_vm_id
 from banger.model.records import ProcessIdentity, VMHandles, VMRecord, VMRuntime
 from banger.model.states import CLAIMS_LIFE, VMState
+from banger.network.bridges import Bridges
 from banger.network.firewall import FORWARDING_NAME
 
 MONITOR_ROLE = "monitor"
@@ -63,7 +64,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     instance: str
     vms: tuple[VMView, ...]
     observed: Observed
-    bridge_name: str
+    bridges: Bridges
     vms_dir: str
     images_dir: str
     pool_taps: frozenset[str] = frozenset()
@@ -212,17 +213,18 @@ def _link_findings(
     world: World, *, kept: dict[str, VMHandles], busy: set[str], known: set[str]
 ) -> list[Finding]:
     found: list[Finding] = []
+    addresses = {view.record.id: view.record.runtime.guest_ip for view in world.vms}
     for link in world.observed.links:
         if link.instance and link.instance != world.instance:
             continue
         if not link.instance:
-            if link.name == world.bridge_name or link.name.startswith(TAP_NAMES):
+            if link.name == world.bridges.name or link.name.startswith(TAP_NAMES):
                 found.append(
                     Finding(kind=link.kind, name=link.name, problem="has banger's name, but not its mark")
                 )
             continue
         if link.kind == "bridge":
-            if link.name != world.bridge_name or not (known or world.pool_taps):
+            if not world.bridges.own(link.name) or not (known or world.pool_taps):
                 found.append(
                     Finding(kind="bridge", name=link.name, problem="no VM needs it", fix=Fix.DELETE_BRIDGE)
                 )
@@ -230,12 +232,13 @@ def _link_findings(
         if link.name in world.pool_taps or link.vm_id in busy:
             continue
         if link.vm_id in kept and kept[link.vm_id].tap_device == link.name:
-            if link.master != world.bridge_name:
+            bridge = world.bridges.of(addresses[link.vm_id])
+            if link.master != bridge:
                 found.append(
                     Finding(
                         kind="tap",
                         name=link.name,
-                        problem=f"is not a port of {world.bridge_name}",
+                        problem=f"is not a port of {bridge}",
                         vm_id=link.vm_id,
                     )
                 )

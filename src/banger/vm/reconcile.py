@@ -23,6 +23,7 @@ from banger.vm.handles import read_scratch
 from banger.vm.hostkeys import restore_hosts
 from banger.vm.lifecycle import Lifecycle
 from banger.vm.live import LiveMachines
+from banger.vm.locks import VMLocks
 from banger.vm.planner import Finding, Fix, Plan, Verdict, VMPlan, VMView, World, plan
 from banger.vm.services import Services
 from banger.vm.steps import CrashPoint, no_crash
@@ -49,7 +50,8 @@ class Reconciler:
         self._lifecycle = lifecycle
         self._live = live
 
-    async def run(self, make_subject: MakeSubject) -> None:
+    async def run(self, make_subject: MakeSubject, *, locks: VMLocks) -> None:
+        """locks: of VMs that are adopted and end meanwhile, which is handled beside this."""
         services = self._services
         records = {record.id: record for record in services.table.list()}
         views = tuple(self._scratch_view(record) for record in records.values())
@@ -65,10 +67,15 @@ class Reconciler:
         await self._seed(decided)
         services.network.seed({link.name for link in await services.helper.list_links()})
         await restore_hosts(services.paths, services.table.list())
-        findings = await self.audit(busy=lambda _vm_id: False)
-        # a folder that no row explains may hold somebody's disks: `host audit --fix` alone removes it
-        removable = [f for f in findings if f.fix and f.fix is not Fix.REMOVE_FOLDER]
-        await self.fix(removable)
+        with locks.used() as used:
+            findings = await self.audit(busy=used.__contains__)
+            # a folder that no row explains may hold somebody's disks: `host audit --fix` alone removes it
+            removable = [f for f in findings if f.fix and f.fix is not Fix.REMOVE_FOLDER]
+            for vm_id in sorted({f.vm_id for f in removable} - {""} - used):
+                async with locks.hold_if_free(vm_id) as free:
+                    if free:
+                        await self.fix([f for f in removable if f.vm_id == vm_id])
+            await self.fix([f for f in removable if not f.vm_id])
         for finding in findings:
             if finding not in removable:
                 log.warning("%s %s: %s", finding.kind, finding.name, finding.problem)
@@ -136,7 +143,7 @@ class Reconciler:
             instance=services.instance,
             vms=views,
             observed=observed,
-            bridge_name=services.settings.bridge_name,
+            bridges=services.network.bridges,
             vms_dir=services.paths.vms_dir,
             images_dir=services.paths.images_dir,
             pool_taps=frozenset(explained),

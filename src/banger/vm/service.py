@@ -78,7 +78,7 @@ class VMService:
     async def open(self) -> None:
         """Reconcile store and host. Raises only what makes the daemon useless."""
         await self._publishing.open()
-        await self._reconciler.run(self._subject)
+        await self._reconciler.run(self._subject, locks=self._locks)
 
     async def close(self) -> None:
         """Let go of everything; VMs run on."""

@@ -126,7 +126,7 @@ class Bridge(BaseStep):
     message = "bringing up the bridge"
 
     async def do(self, start: Start) -> None:
-        await start.services.network.prepare()
+        await start.services.network.prepare(start.subject.record.runtime.guest_ip)
 
 
 class StaleSockets(BaseStep):
@@ -230,9 +230,10 @@ class Tap(BaseStep):
 
     async def do(self, start: Start) -> None:
         subject, network = start.subject, start.services.network
-        name = network.choose_tap(subject.id)
+        address = subject.record.runtime.guest_ip
+        name = network.choose_tap(subject.id, address)
         await subject.record_handles(tap_device=name)
-        await network.make_tap(name, subject.id)
+        await network.make_tap(name, subject.id, guest=address)
         await network.firewall.refresh()
 
     async def undo(self, down: Teardown) -> None:

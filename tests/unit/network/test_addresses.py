@@ -43,5 +43,30 @@ def test_a_full_network_says_so() -> None:
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("bridge_ip", "prefix", "first", "last", "guests"),
+    [
+        ("10.0.0.1", 8, "10.0.0.2", "10.255.255.254", (1 << 24) - 3),
+        ("10.9.0.1", 16, "10.9.0.2", "10.9.255.254", (1 << 16) - 3),
+        ("10.9.3.254", 22, "10.9.0.1", "10.9.3.253", 1021),
+        ("10.9.0.9", 29, "10.9.0.10", "10.9.0.14", 5),
+        ("10.9.0.6", 30, "10.9.0.5", "10.9.0.5", 1),
+    ],
+)
+def test_every_prefix_has_its_first_last_and_number(
+    bridge_ip: str, prefix: int, first: str, last: str, guests: int
+) -> None:
+    network = bridge_network(bridge_ip, prefix)
+    assert lowest_free(bridge_ip, prefix, used=[]) == first
+    assert network.num_addresses - 3 == guests
+    if guests > 1 << 16:  # more than a test can take
+        return
+    every = [str(host) for host in network.hosts() if str(host) != bridge_ip]
+    assert lowest_free(bridge_ip, prefix, used=every[:-1]) == last
+    with pytest.raises(BangerError, match=f"all {guests} guest addresses") as caught:
+        lowest_free(bridge_ip, prefix, used=every)
+    assert caught.value.code is ErrorCode.NO_ADDRESS
+
+
 def test_the_mac_carries_the_address() -> None:
     assert mac_of("172.16.0.2") == "06:00:ac:10:00:02"

@@ -452,7 +452,9 @@ class Lifecycles(RuleBasedStateMachine):
         guarded = host.tables["bridge", marks.nft_table(life.services.instance)]
         assert f'"{link.name}" . {mac_of(vm.runtime.guest_ip)} . {vm.runtime.guest_ip}' in guarded, vm.name
         assert link.alias == marks.link_alias(life.services.instance, vm.id, "tap")
-        assert host.links[link.master].kind == "bridge"
+        bridge = host.links[link.master]
+        assert (bridge.kind, bridge.name) == ("bridge", life.network.bridges.of(vm.runtime.guest_ip))
+        assert f'"{bridge.name}"' in host.tables["inet", marks.nft_table(life.services.instance)]
         monitor = known.process("monitor")
         assert monitor is not None
         machine = host.same(monitor)

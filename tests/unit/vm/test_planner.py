@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from banger.helper.interface import Observed, ObservedDm, ObservedLink, ObservedLoop, ObservedProcess
 from banger.model.records import ProcessIdentity, VMHandles, VMRecord, VMRuntime, VMSpec
 from banger.model.states import VMState
+from banger.network.bridges import Bridges
 from banger.vm.planner import Finding, Fix, Verdict, VMView, World, plan
 
 BOOT = "boot-1"
 OURS = "00112233aabbccdd"
+BRIDGES = Bridges(name="br-fc", address="172.16.0.1", prefix=24, guests=4)
 OTHERS = "ffffffffffffffff"
 MOMENT = datetime(2026, 11, 21, tzinfo=UTC)
 VMS = "/h/state/vms"
@@ -52,7 +54,7 @@ def tap_of(name: str, number: int | None, *, instance: str = OURS) -> ObservedLi
 
 def world_of(*views: VMView, observed: Observed, pool: frozenset[str] = frozenset()) -> World:
     return World(
-        instance=OURS, vms=views, observed=observed, bridge_name="br-fc", vms_dir=VMS,
+        instance=OURS, vms=views, observed=observed, bridges=BRIDGES, vms_dir=VMS,
         images_dir="/h/state/images", pool_taps=pool,
     )  # fmt: skip
 
@@ -104,6 +106,24 @@ def test_a_running_vm_is_kept_and_all_of_its_is_explained() -> None:
     decided = plan(world_of(running(1), observed=observed))
     assert decided.vms[0].verdict is Verdict.KEEP
     assert decided.findings == ()
+
+
+def test_a_further_bridge_is_explained_and_each_tap_belongs_on_one() -> None:
+    """Of 4 addresses a bridge, 172.16.0.6 is on the second."""
+    further = msgspec.structs.replace(BRIDGE, name="br-fc-1")
+    strange = msgspec.structs.replace(BRIDGE, name="br-of-before")
+    view = running(1)
+    runtime = msgspec.structs.replace(view.record.runtime, guest_ip="172.16.0.6")
+    view = msgspec.structs.replace(view, record=msgspec.structs.replace(view.record, runtime=runtime))
+    for master, problems in (("br-fc-1", {}), ("br-fc", {"tap-fc-1": "is not a port of br-fc-1"})):
+        tap = msgspec.structs.replace(tap_of("tap-fc-1", 1), master=master)
+        observed = Observed(
+            boot_id=BOOT, links=(BRIDGE, further, strange, tap), processes=(seen(1),), vm_dirs=(f"{1:064x}",)
+        )
+        found = {f.name: f.problem for f in plan(world_of(view, observed=observed)).findings}
+        assert found == {"br-of-before": "no VM needs it", **problems}
+    alone = plan(world_of(observed=Observed(boot_id=BOOT, links=(BRIDGE, further)))).findings
+    assert {(f.name, f.fix) for f in alone} == {(n, Fix.DELETE_BRIDGE) for n in ("br-fc", "br-fc-1")}
 
 
 def test_a_lost_or_void_scratch_file_is_made_up_from_the_host() -> None:

@@ -13,11 +13,13 @@ import msgspec
 import pytest
 
 from banger.api.requests import PublishPort, UnpublishPort, UnpublishPorts
+from banger.config.settings import Settings
 from banger.errors import BangerError, ErrorCode
 from banger.helper.interface import Observed, ObservedProcess
 from banger.model.published import ANY_FREE, MOST_PUBLISHED, PortSpec
 from banger.model.records import ProcessIdentity, PublishedPort, VMRecord, VMRuntime, VMSpec, now
 from banger.model.states import VMState
+from banger.network.bridges import bridges_of
 from banger.store.vms import VMTable
 from banger.system import tcplisten
 from banger.vm.carrierprocess import CarrierProcess, Served
@@ -262,7 +264,7 @@ def test_only_this_daemons_carrier_is_explained() -> None:
         instance="0" * 16,
         vms=(),
         observed=Observed(boot_id="b", processes=seen),
-        bridge_name="br-fc",
+        bridges=bridges_of(Settings()),
         vms_dir="/state/vms",
         images_dir="/state/images",
         carriers=frozenset({ours}),
