@@ -7,25 +7,24 @@ The CLI imports this on demand and renders it. Needs no daemon, changes nothing,
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import platform
 import pwd
-import socket
+import stat
 from pathlib import Path
 
 import banger
+from banger.client.client import Client
 from banger.config.paths import Paths, resolve_paths
 from banger.config.settings import Settings
 from banger.config.toml import load_settings
-from banger.errors import BangerError
+from banger.errors import BangerError, ErrorCode
 from banger.image.kernel import read_kernel
 from banger.image.published import WORK_SEED, read_image
 from banger.image.seeds import read_stamp
-from banger.local import findings
+from banger.local import findings, netchecks
 from banger.local.findings import Check, Distribution, Status
-from banger.network.dnsforward import RESOLV_CONF, read_servers
-from banger.system import resolved, tcplisten
+from banger.model.defaults import HostCapacity, resolve_spec
 from banger.system.host_packages import HOST_PACKAGES, RUN, HostPackage, absent
 from banger.system.kvm import kvm_status
 from banger.system.run import run
@@ -57,6 +56,7 @@ async def gather(paths: Paths) -> list[Check]:
     found = [
         Check("banger", Status.PASS, f"banger {banger.__version__}, Python {platform.python_version()}"),
         configuration,
+        defaults_check(settings),
         findings.privileges(root=root),
     ]
     packages = await asyncio.gather(
@@ -77,20 +77,10 @@ async def gather(paths: Paths) -> list[Check]:
         findings.folder("socket folder", paths.runtime_dir, free_below(paths.runtime_dir), large=False),
         await asyncio.to_thread(kernel_check, paths),
         await asyncio.to_thread(image_check, paths, settings.default_image_name),
-        findings.made_at_first_use(
-            "ssh key",
-            [key] if os.path.exists(key := ssh_key(paths, settings)) else [],
-            "made at the first start",
-        ),
-        await asyncio.to_thread(names_check, paths, settings.dns_listen),
-        findings.host_resolver(
-            settings.dns_listen, resolved=await resolved.runs(), listed=listed_server(settings.dns_listen)
-        ),
-        findings.forwarding(enabled=Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() == "1"),
+        key_check(settings.ssh_key_path or f"{paths.ssh_dir}/id_ed25519"),
+        await asyncio.to_thread(daemon_check, paths),
     ]
-    if root:
-        found.append(findings.other_firewalls(await dropping_tables()))
-    return found
+    return found + await netchecks.network_checks(paths, settings, root=root, distribution=distribution)
 
 
 def read_distribution() -> Distribution:
@@ -168,13 +158,23 @@ def image_check(paths: Paths, default: str) -> Check:
         images = [image for folder in folders if (image := read_image(folder))]
     except BangerError as error:
         return Check("image", Status.FAIL, error.brief, error.hint or "")
+    broken = [
+        f"{image.name}: {path} is missing"
+        for image in images
+        for path in (image.rootfs_path, image.kernel_path)
+        if image.managed and path and not Path(path).exists()
+    ]
+    if broken:
+        hint = "banger image delete NAME, and pull it again"
+        return Check("image", Status.FAIL, f"images that do not start: {'; '.join(broken)}", hint)
     unseeded = [said for folder in folders if (said := without_seed(folder))]
     if unseeded:
-        return Check("image", Status.WARN, f"/root starts out empty: {'; '.join(unseeded)}")
+        hint = "pull or register the image again where guests shall find its /root"
+        return Check("image", Status.WARN, f"/root starts out empty: {'; '.join(unseeded)}", hint)
     return findings.made_at_first_use(
         "image",
-        [image.name for image in images],
-        f"{default} is built at the first start, in a minute or two",
+        [image.name + (" (the default)" if image.name == default else "") for image in images],
+        f"{default} is made at the first start, in a minute or two",
     )
 
 
@@ -198,47 +198,40 @@ def subfolders(folder: str) -> list[Path]:
         return []
 
 
-def names_check(paths: Paths, listen: str) -> Check:
-    host, _, text = listen.rpartition(":")
-    port = int(text)
-    busy = not binds(host, port)
-    holder = tcplisten.holder(host, port, udp=True) or tcplisten.holder(host, port) if busy else ""
+def defaults_check(settings: Settings) -> Check:
+    """What a VM gets for which nothing is asked, as the daemon resolves it."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
-        daemon = Path(paths.state_dir, "daemon.lock").read_text().strip()
-    except OSError:
-        daemon = ""
-    ours = bool(daemon) and holder.endswith(f"(pid {daemon})")
-    return findings.names_port(listen, busy=busy, holder=holder, ours=ours)
+        resolved = resolve_spec(
+            settings.vm_defaults, HostCapacity(cpus=os.cpu_count() or 0, memory_bytes=memory)
+        )
+    except BangerError as error:
+        return Check("defaults", Status.FAIL, error.brief, error.hint or "mend [vm_defaults] in config.toml")
+    return findings.defaults(resolved)
 
 
-def binds(host: str, port: int) -> bool:
-    """Whether a name server could listen there, by UDP and TCP."""
-    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-        with socket.socket(socket.AF_INET, kind) as trial:
-            if (
-                kind == socket.SOCK_STREAM
-            ):  # as the server does: connections that wait out their time are none
-                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                trial.bind((host, port))
-            except OSError as error:
-                if error.errno != errno.EACCES:  # a port that only root may take: the daemon does
-                    return False
-    return True
-
-
-def listed_server(listen: str, resolv_conf: str = RESOLV_CONF) -> bool:
-    """Whether the host's resolver has it among its servers; resolv.conf knows port 53 only."""
-    host, _, port = listen.rpartition(":")
+def daemon_check(paths: Paths) -> Check:
+    """Started by nobody: doctor looks."""
     try:
-        text = Path(resolv_conf).read_text(errors="replace")
+        with Client(paths, autostart=False, version="") as client:
+            info = client.info()
+    except BangerError as error:
+        if error.code is ErrorCode.DAEMON_UNREACHABLE:
+            return Check("daemon", Status.PASS, "does not run: every command starts it when needed")
+        return Check("daemon", Status.WARN, error.brief, error.hint or f"read {paths.daemon_log}")
+    return findings.daemon(info["version"], info["pid"], info.get("warnings", ()))
+
+
+def key_check(path: str) -> Check:
+    """Of the private key that guests let in."""
+    try:
+        found = os.stat(path)
     except OSError:
-        return False
-    return port == "53" and host in read_servers(text)
-
-
-def ssh_key(paths: Paths, settings: Settings) -> str:
-    return settings.ssh_key_path or f"{paths.ssh_dir}/id_ed25519"
+        return findings.made_at_first_use("ssh key", [], f"made at the first start, {path}")
+    if not stat.S_ISREG(found.st_mode):
+        hint = "set ssh_key_path in config.toml to a private key, or to a path where none is yet"
+        return Check("ssh key", Status.FAIL, f"{path} is no file", hint)
+    return findings.ssh_key(path, mode=stat.S_IMODE(found.st_mode))
 
 
 def opens(path: str) -> str:
@@ -279,12 +272,3 @@ def in_virtual_machine() -> bool:
         return False
     flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
     return "hypervisor" in flags.split()
-
-
-async def dropping_tables() -> list[str]:
-    """Firewall tables other than banger's whose forward chain drops by default."""
-    try:
-        done = await run(["nft", "-j", "list", "chains"], timeout_s=VERSION_TIMEOUT_S)
-    except BangerError:  # nft is missing or refuses: the row on nftables says so
-        return []
-    return findings.dropping_tables(done.stdout)

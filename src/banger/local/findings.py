@@ -6,12 +6,14 @@ the host that has it. FAIL: no guest starts as things are. WARN: guests start, s
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+import banger
+from banger.model.defaults import ResolvedSpec
+from banger.model.sizes import format_size
 from banger.system.host_packages import TEST, HostPackage
 from banger.system.kvm import KvmStatus
 
@@ -205,51 +207,38 @@ def names_port(listen: str, *, busy: bool, holder: str, ours: bool) -> Check:
     )
 
 
-def host_resolver(listen: str, *, resolved: bool, listed: bool) -> Check:
-    """listed: resolv.conf has the address that banger listens on, with the port that it means."""
-    if listed:
-        return Check("resolver", Status.PASS, f"resolv.conf asks banger, at {listen}")
-    if resolved:
-        return Check("resolver", Status.PASS, "systemd-resolved asks banger for .vm while guests run")
-    return Check(
-        "resolver",
-        Status.WARN,
-        f"no systemd-resolved runs: only who asks {listen} itself resolves NAME.vm on this host",
-        "docs/names.md has what to write for dnsmasq, NetworkManager, unbound and a plain resolv.conf",
-    )
-
-
 def forwarding(*, enabled: bool) -> Check:
     if enabled:
         return Check("forwarding", Status.PASS, "IPv4 forwarding is on")
     return Check("forwarding", Status.PASS, "IPv4 forwarding is off; turned on while a guest has NAT")
 
 
-def dropping_tables(listed: bytes) -> list[str]:
-    """From `nft -j list chains`: "family table" of each that drops forwarded packets by default."""
-    try:
-        entries = json.loads(listed).get("nftables", [])
-    except (ValueError, AttributeError):
-        return []
-    chains = [entry["chain"] for entry in entries if isinstance(entry, dict) and "chain" in entry]
-    return sorted(
-        {
-            f"{chain['family']} {chain['table']}"
-            for chain in chains
-            if chain.get("hook") == "forward"
-            and chain.get("policy") == "drop"
-            and not str(chain.get("table")).startswith("banger_")
-        }
-    )
+def defaults(resolved: ResolvedSpec) -> Check:
+    """Each value with where it came from."""
+    spec, origins = resolved.spec, resolved.origins
+    shown = {
+        "vcpu_count": f"{spec.vcpu_count} vcpu",
+        "memory_mib": f"{spec.memory_mib} MiB",
+        "work_disk_size_bytes": f"{format_size(spec.work_disk_size_bytes)} disk",
+        "system_overlay_size_bytes": f"{format_size(spec.system_overlay_size_bytes)} overlay",
+        "nat_enabled": "NAT" if spec.nat_enabled else "no NAT",
+    }
+    said = ", ".join(f"{words} ({origins[field]})" for field, words in shown.items())
+    return Check("defaults", Status.PASS, said)
 
 
-def other_firewalls(tables: Sequence[str]) -> Check:
-    if not tables:
-        return Check("firewall", Status.PASS, "no other firewall drops forwarded packets")
-    return Check(
-        "firewall",
-        Status.WARN,
-        f"another firewall drops forwarded packets ({', '.join(tables)}): guests with NAT will not get out",
-        "let it forward from and to the bridge br-fc (Docker: in its DOCKER-USER chain; firewalld: add the"
-        " bridge to the zone trusted; ufw: ufw route allow in on br-fc)",
-    )
+def daemon(version: str, pid: int, warnings: Sequence[str]) -> Check:
+    shown = f"banger {version} runs (pid {pid})"
+    if version != banger.__version__:
+        hint = "banger daemon stop: the next command starts this version's, and VMs run on"
+        return Check("daemon", Status.WARN, f"{shown}; this is {banger.__version__}", hint)
+    if warnings:
+        return Check("daemon", Status.WARN, f"{shown}: {'; '.join(warnings)}", "banger daemon status")
+    return Check("daemon", Status.PASS, shown)
+
+
+def ssh_key(path: str, *, mode: int) -> Check:
+    if mode & 0o077:
+        said = f"{path} is open to others (mode {mode:04o}): ssh refuses it"
+        return Check("ssh key", Status.WARN, said, f"chmod 600 {path}")
+    return Check("ssh key", Status.PASS, path)

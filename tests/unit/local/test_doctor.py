@@ -11,7 +11,7 @@ import pytest
 from banger.config.paths import Paths, resolve_paths
 from banger.image import seeds
 from banger.image.published import write_record
-from banger.local import doctor
+from banger.local import doctor, netchecks
 from banger.local.findings import Check, Status
 from banger.model.records import Image, now
 from banger.system.host_packages import HOST_PACKAGES, RUN, absent
@@ -55,18 +55,18 @@ def test_the_name_servers_port_and_who_has_it(paths: Paths, tmp_path: Path) -> N
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        check = doctor.names_check(paths, listen)
+        check = netchecks.names_check(paths, listen)
         assert check.status is Status.WARN
         assert f"(pid {os.getpid()}) has {listen}" in check.message
         Path(paths.state_dir).mkdir(parents=True)
         Path(paths.state_dir, "daemon.lock").write_text(f"{os.getpid()}\n")
-        assert doctor.names_check(paths, listen).status is Status.PASS
-    assert "is free" in doctor.names_check(paths, listen).message
+        assert netchecks.names_check(paths, listen).status is Status.PASS
+    assert "is free" in netchecks.names_check(paths, listen).message
     conf = tmp_path / "resolv.conf"
     conf.write_text("nameserver 127.0.0.42\n")
-    assert doctor.listed_server("127.0.0.42:53", str(conf))
-    assert not doctor.listed_server("127.0.0.42:42069", str(conf))
-    assert not doctor.listed_server("127.0.0.42:53", str(tmp_path / "none"))
+    assert netchecks.listed_server("127.0.0.42:53", str(conf))
+    assert not netchecks.listed_server("127.0.0.42:42069", str(conf))
+    assert not netchecks.listed_server("127.0.0.42:53", str(tmp_path / "none"))
 
 
 def test_worst_and_json() -> None:
@@ -99,6 +99,7 @@ def test_an_image_without_a_seed_is_said_with_its_reason(paths: Paths) -> None:
         if name:
             image = Image(id=folder, name=name, created_at=now(), updated_at=now(), rootfs_path="rootfs.ext4")
             write_record(root / folder, image)
+            (root / folder / "rootfs.ext4").touch()
     (root / ("a" * 64) / "work-seed.tar").write_bytes(bytes(1024))
     (root / "rootfs").write_bytes(b"no file system" * 100)
     said = doctor.image_check(paths, "debian")

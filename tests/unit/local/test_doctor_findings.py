@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from banger.local import findings
@@ -141,28 +139,6 @@ def test_room(free: int | None, large: bool, status: Status) -> None:
     assert findings.folder("state folder", "/somewhere", free, large=large).status is status
 
 
-def chains(*found: dict[str, str]) -> bytes:
-    return json.dumps({"nftables": [{"metainfo": {}}, *({"chain": chain} for chain in found)]}).encode()
-
-
-def test_firewalls_that_drop_forwarded_packets_are_named() -> None:
-    listed = chains(
-        {"family": "ip", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": "drop"},
-        {"family": "ip", "table": "filter", "name": "DOCKER"},
-        {"family": "inet", "table": "mine", "name": "forward", "hook": "forward", "policy": "accept"},
-        {"family": "inet", "table": "strict", "name": "input", "hook": "input", "policy": "drop"},
-        {"family": "inet", "table": "banger_00", "name": "forward", "hook": "forward", "policy": "drop"},
-    )
-    assert findings.dropping_tables(listed) == ["ip filter"]
-    assert "ip filter" in findings.other_firewalls(["ip filter"]).message
-    assert findings.other_firewalls([]).status is Status.PASS
-
-
-@pytest.mark.parametrize("listed", [b"", b"null", b"[]", b'{"nftables": [1, {"x": 2}]}'])
-def test_a_listing_that_is_none_names_nobody(listed: bytes) -> None:
-    assert findings.dropping_tables(listed) == []
-
-
 def test_device_mapper_matters_only_when_asked_for() -> None:
     assert findings.device_mapper(there=False, asked_for=False).status is Status.PASS
     assert findings.device_mapper(there=False, asked_for=True).status is Status.FAIL
@@ -177,12 +153,6 @@ def test_who_has_the_name_servers_port() -> None:
     assert "dns_listen" in taken.hint
 
 
-def test_the_hosts_resolver() -> None:
-    for resolved, listed, status in ((True, False, "PASS"), (False, True, "PASS"), (False, False, "WARN")):
-        check = findings.host_resolver("127.0.0.42:53", resolved=resolved, listed=listed)
-        assert check.status == status
-
-
 def test_every_warning_and_failure_has_a_hint() -> None:
     cases: list[Check] = [
         findings.privileges(root=False),
@@ -190,8 +160,6 @@ def test_every_warning_and_failure_has_a_hint() -> None:
         findings.device("tun", "/dev/net/tun", "No such file", module="tun"),
         findings.device_mapper(there=False, asked_for=True),
         findings.folder("state folder", "/x", 0),
-        findings.other_firewalls(["ip filter"]),
         findings.names_port("127.0.0.1:42069", busy=True, holder="", ours=False),
-        findings.host_resolver("127.0.0.1:42069", resolved=False, listed=False),
     ]
     assert all(case.hint and "\n" not in case.hint for case in cases)

@@ -30,9 +30,9 @@ def payload(protocol: str, name: str, *, right: object) -> dict[str, object]:
 
 def facts(*rules: Rule, policy: str = "accept", table: str = "t", hook: str = "forward") -> FirewallFacts:
     base = {"family": "inet", "table": table}
-    entries: list[dict[str, object]] = [
+    entries: list[dict[str, dict[str, object]]] = [
         {"metainfo": {}},
-        {"table": {"family": "inet", "name": table}},
+        {"table": {**base, "name": table}},
         {"chain": {**base, "name": "c", "type": "filter", "hook": hook, "policy": policy}},
         {"chain": {**base, "name": "sub"}},
         {"set": {**base, "name": "links", "elem": ["br-fc", {"elem": {"val": "br-x"}}]}},
