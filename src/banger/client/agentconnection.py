@@ -13,6 +13,7 @@ from typing import NamedTuple
 from banger.client.client import Client, quote
 from banger.client.errors import GuestUnreachable
 from banger.client.http import connect_unix
+from banger.guest import wire
 
 CONNECT_TIMEOUT_S = 10.0
 UPGRADE = "banger-agent/1"
@@ -88,7 +89,7 @@ def _handshake(path: str, port: int) -> socket.socket:
 def _knock(path: str, port: int) -> socket.socket:
     connection = connect_unix(path, CONNECT_TIMEOUT_S)
     try:
-        connection.sendall(f"CONNECT {port}\n".encode())
+        connection.sendall(wire.connect_line(port))
         return connection
     except BaseException:
         connection.close()
@@ -98,15 +99,16 @@ def _knock(path: str, port: int) -> socket.socket:
 def _answered(connection: socket.socket) -> socket.socket:
     """The same, after the monitor's answer; closed on failure."""
     try:
-        line = b""
-        while not line.endswith(b"\n"):
+        answer = b""
+        while not wire.connected(answer):
             byte = connection.recv(1)
-            if not byte or len(line) > 32:
-                raise ConnectionError(f"handshake {line!r}")
-            line += byte
-        if not line.startswith(b"OK "):
-            raise ConnectionError(f"handshake {line!r}")
+            if not byte:
+                raise ConnectionError(f"handshake {answer!r}")
+            answer += byte
         return connection
+    except wire.WireError as error:
+        connection.close()
+        raise ConnectionError(str(error)) from error
     except BaseException:
         connection.close()
         raise

@@ -76,14 +76,10 @@ async def _ask(connection: socket.socket, port: Port) -> Guest:
         del data[:end]
         return kind, payload
 
-    # nothing is sent before the OK: QEMU's bridge loses it
-    await loop.sock_sendall(connection, f"CONNECT {wire.WIRE_AGENT_PORT}\n".encode())
-    while b"\n" not in data and len(data) < 32:
+    await loop.sock_sendall(connection, wire.connect_line(wire.WIRE_AGENT_PORT))
+    while not wire.connected(bytes(data[: data.find(b"\n") + 1 or None])):
         await more()
-    line, newline, rest = bytes(data).partition(b"\n")
-    if not newline or not line.startswith(b"OK "):
-        raise Broken("the monitor does not say OK")
-    data[:] = rest
+    del data[: data.index(b"\n") + 1]
     kind, payload = await frame()
     if kind != wire.FRAME_HELLO:
         raise Broken("the agent does not say HELLO")

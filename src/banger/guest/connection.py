@@ -18,7 +18,6 @@ from banger.guest.wire import Fields, Frame, WireError
 from banger.system import unix
 
 SOCKET = "v.sock"
-MAX_GREETING = 32
 BUFFER_BYTES = 256 << 10
 
 
@@ -115,23 +114,14 @@ async def _within(timeout_s: float) -> AsyncIterator[None]:
 async def _reach(path: str, timeout_s: float) -> FrameStream:
     stream = await FrameStream.over(await unix.connect_async(path, timeout_s=timeout_s))
     try:
-        await stream.write(f"CONNECT {wire.WIRE_AGENT_PORT}\n".encode())
-        await _read_greeting(stream.reader)
+        await stream.write(wire.connect_line(wire.WIRE_AGENT_PORT))
+        answer = b""
+        while not wire.connected(answer):  # by the byte: what follows is the agent's
+            answer += await stream.reader.readexactly(1)
         return stream
     except BaseException:
         await stream.aclose()
         raise
-
-
-async def _read_greeting(reader: asyncio.StreamReader) -> None:
-    """The monitor's `OK <n>\\n`; what follows it is the agent's."""
-    line = b""
-    while not line.endswith(b"\n"):
-        if len(line) >= MAX_GREETING:
-            raise WireError("the monitor's greeting is too long")
-        line += await reader.readexactly(1)
-    if not line.startswith(b"OK "):
-        raise WireError(f"the monitor answers {line!r}")
 
 
 async def _read_hello(stream: FrameStream) -> Hello:

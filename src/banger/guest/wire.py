@@ -220,6 +220,7 @@ COPY_NOTE_MESSAGE = 1
 _HEADER = struct.Struct("<IB")
 _FIELD = struct.Struct("<BI")
 _NUMBER = struct.Struct("<Q")
+_MAX_ANSWER = 32
 
 
 class WireError(Exception):
@@ -229,6 +230,21 @@ class WireError(Exception):
 class Frame(NamedTuple):
     type: int
     payload: bytes
+
+
+def connect_line(port: int) -> bytes:
+    """What one says first at a monitor's v.sock. Nothing may follow it before the answer: QEMU's bridge
+    loses it."""
+    return f"CONNECT {port}\n".encode()
+
+
+def connected(answer: bytes) -> bool:
+    """Whether the monitor's answer, `OK <n>\\n`, is whole. Raises WireError where it is another."""
+    if not answer.endswith(b"\n") and len(answer) < _MAX_ANSWER:
+        return False
+    if not (answer.endswith(b"\n") and answer.startswith(b"OK ")):
+        raise WireError(f"the monitor answers {answer[:_MAX_ANSWER]!r}")
+    return True
 
 
 def frame_limit(frame_type: int) -> int:

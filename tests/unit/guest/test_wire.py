@@ -124,6 +124,14 @@ def test_constants_are_those_of_the_agent() -> None:
     assert len(in_c) > 60
 
 
+def test_a_monitors_answer_is_whole_or_an_error() -> None:
+    assert wire.connect_line(1024) == b"CONNECT 1024\n"
+    assert [wire.connected(b"OK 7\n"[:count]) for count in range(6)] == [False] * 5 + [True]
+    for other in (b"no\n", b"\n", b"OK" + b"7" * 30):
+        with pytest.raises(wire.WireError, match="the monitor answers"):
+            wire.connected(other)
+
+
 def test_the_codec_is_cheap_to_import() -> None:
     program = (
         f"import sys; sys.path.insert(0, {str(SOURCES)!r}); before = set(sys.modules);"
