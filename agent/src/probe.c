@@ -22,6 +22,7 @@
 
 #include "base.h"
 #include "requests.h"
+#include "shared.h"
 
 #define PROBE_MOST_MS 15000
 #define PROBE_MOST_DATA 512
@@ -30,6 +31,7 @@
 #define NETWORK_MOST_TEXT 32768
 #define NETWORK_PIECE 3072
 #define REPLY_MS 10000
+#define BOOT_MS 10000 /* before there is a root its files say nothing, and the card may not be there */
 
 struct probe {
 	char kind[8]; /* tcp, udp, icmp */
@@ -298,6 +300,7 @@ void request_network(int fd, const struct frame *request)
 {
 	struct builder builder = {0};
 	(void)request;
+	phase_wait(PHASE_HANDOFF, now_ms() + BOOT_MS);
 	if (tell_links(fd) && tell_text(fd, "routes", "/proc/net/route") && tell_text(fd, "resolver", "/etc/resolv.conf") &&
 	    tell_text(fd, "hosts", "/etc/hosts"))
 		reply_ok(fd, &builder);

@@ -20,6 +20,7 @@ from banger.api.requests import (
     RegisterImage,
     SetVM,
     UnpublishPorts,
+    WhyNet,
 )
 from banger.config.paths import Paths
 from banger.config.settings import Settings
@@ -28,6 +29,7 @@ from banger.errors import BangerError, ErrorCode
 from banger.model.guestview import GuestFigures, GuestPort, PublishedState, VMPorts
 from banger.model.ids import VMId, new_vm_id
 from banger.model.names import generate_name, validate_name
+from banger.model.netwhy import Cause, Mark, NetStage, NetWhy, Protocol
 from banger.model.progress import Progress, ProgressEvent
 from banger.model.records import (
     Image,
@@ -199,6 +201,26 @@ class FakeVMs:
             memory_available_kib=192 << 10,
             root_total_bytes=8 << 30,
             root_free_bytes=6 << 30,
+        )
+
+    async def net_why(self, vm_id: str, request: WhyNet) -> NetWhy:
+        through = request.port != 81
+        refused = "nobody listens there on TCP port 81"
+        return NetWhy(
+            vm_id=vm_id,
+            name=self.records[vm_id].name,
+            host=request.host,
+            protocol=Protocol.TCP if request.port else Protocol.ICMP,
+            port=request.port,
+            address="198.51.100.2",
+            through=through,
+            cause=Cause.NONE if through else Cause.NOT_LISTENING,
+            sentence=f"nothing stops it: {request.host}" if through else f"{request.host} refuses: {refused}",
+            remedy="" if through else "start the \x1b[31mservice",
+            stages=(
+                NetStage(name="guest link", mark=Mark.OK, words="eth0 up\x1b[31m"),
+                NetStage(name="answer", mark=Mark.OK if through else Mark.STOP, words="refused"),
+            ),
         )
 
     async def ports(self, vm_id: str) -> VMPorts:

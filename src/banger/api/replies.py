@@ -29,6 +29,7 @@ FEATURES: tuple[str, ...] = (
     "health",  # GET /v1/vms/{vm}/health
     "lease",  # POST /v1/vms/{vm}/lease
     "logs",  # GET /v1/vms/{vm}/logs
+    "net-why",  # POST /v1/vms/{vm}/net/why
     "operation-cancel",  # POST /v1/operations/{operation}/cancel
     "ports",  # GET /v1/vms/{vm}/ports
     "publish",  # POST /v1/vms/{vm}/publish and unpublish, CreateVM.publish

@@ -81,6 +81,14 @@ class UnpublishPorts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     all: bool = False
 
 
+class WhyNet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/vms/{vm}/net/why: whom the guest should reach. port 0: an echo (ping), no connection."""
+
+    host: str  # a name, or an IPv4 address
+    port: int = 0
+    protocol: str = "tcp"  # tcp | udp
+
+
 class ConnectVM(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """POST /v1/vms/{vm}/connect: what the connection is for is what touches the VM."""
 

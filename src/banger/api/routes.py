@@ -12,6 +12,7 @@ import msgspec
 
 from banger.api import replies, requests
 from banger.model.guestview import VMPorts
+from banger.model.netwhy import NetWhy
 from banger.model.records import GuestSession, Image, Kernel, VMHealth
 
 
@@ -152,6 +153,16 @@ ROUTES: tuple[Route, ...] = (
         reply=VMPorts,
         doc="Who listens in the guest, by its own /proc, with a link where the host was answered in http(s). "
         "Does not touch it; wrong_state when it does not run.",
+    ),
+    Route(
+        name="vm.net.why",
+        method="POST",
+        path="/v1/vms/{vm}/net/why",
+        kind=Kind.RESULT,
+        request=requests.WhyNet,
+        reply=NetWhy,
+        doc="Tries to reach a host from inside the guest, follows the packets through this host, and says "
+        "what stops them and what to do. At most some 20 s; does not touch it; wrong_state when not running.",
     ),
     Route(
         name="vm.connect",

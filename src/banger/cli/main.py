@@ -27,6 +27,7 @@ NOUNS = {
     "ps": ("banger.cli.vm_list:ps", "List the running VMs (-a: all)."),
     "image": ("banger.cli.image:image", "What VMs are made from."),
     "kernel": ("banger.cli.kernel:kernel", "The kernels that VMs boot."),
+    "net": ("banger.cli.net:net", "Why a VM does not reach somebody."),
     "host": ("banger.cli.host:host", "What banger has made on this host."),
     "daemon": ("banger.cli.daemon:daemon", "The process in the background; it is started when needed."),
     "doctor": ("banger.cli.doctor:doctor", "Check whether this host can run VMs, and say what to do."),

@@ -98,6 +98,11 @@ class Client:
         """Who listens in the guest; touches nothing. WRONG_STATE when it does not run."""
         return self._get(f"/v1/vms/{quote(reference)}/ports")  # type: ignore[return-value]
 
+    def net_why(self, reference: str, host: str, *, port: int = 0, protocol: str = "tcp") -> shapes.NetWhy:
+        """What stops the guest's packets to a host, if anything does; some seconds. port 0: an echo."""
+        body = {"host": host, "port": port, "protocol": protocol}
+        return self.request("POST", f"/v1/vms/{quote(reference)}/net/why", body)  # type: ignore[return-value]
+
     def connect_vm(self, reference: str, *, purpose: str = "exec") -> shapes.Connect:
         """Where its agent is; touches the VM."""
         return self.request("POST", f"/v1/vms/{quote(reference)}/connect", {"purpose": purpose})  # type: ignore[return-value]

@@ -116,6 +116,46 @@ class Ports(PortsRequired, total=False):
     published: list[PublishedState]
 
 
+class NetStageRequired(TypedDict):
+    name: str
+    mark: str
+
+
+class NetStage(NetStageRequired, total=False):
+    words: str
+
+
+class NetRuleRequired(TypedDict):
+    family: str
+    table: str
+    chain: str
+    verdict: str
+
+
+class NetRule(NetRuleRequired, total=False):
+    handle: int
+    rule: str
+
+
+class NetWhyRequired(TypedDict):
+    vm_id: str
+    name: str
+    host: str
+    protocol: str
+    through: bool
+    cause: str
+    sentence: str
+    stages: list[NetStage]
+
+
+class NetWhy(NetWhyRequired, total=False):
+    address: str
+    port: int
+    remedy: str
+    rule: NetRule
+    milliseconds: float
+
+
 class HealthRequired(TypedDict):
     vm_id: str
     name: str

@@ -17,8 +17,10 @@ from banger.api.requests import (
     RegisterImage,
     SetVM,
     UnpublishPorts,
+    WhyNet,
 )
 from banger.model.guestview import GuestFigures, PublishedState, VMPorts
+from banger.model.netwhy import NetWhy
 from banger.model.progress import Progress
 from banger.model.records import Image, Kernel, VMHealth, VMRecord, VMStats
 from banger.vm.planner import Finding
@@ -62,6 +64,8 @@ class VMs(Protocol):
     async def figures(self, vm_id: str) -> GuestFigures | None: ...
 
     async def ports(self, vm_id: str) -> VMPorts: ...
+
+    async def net_why(self, vm_id: str, request: WhyNet) -> NetWhy: ...
 
     async def audit(self) -> Sequence[Finding]: ...
 

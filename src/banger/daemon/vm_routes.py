@@ -18,6 +18,7 @@ from banger.api.requests import (
     StartVM,
     StopVM,
     UnpublishPorts,
+    WhyNet,
 )
 from banger.daemon.context import (
     Daemon,
@@ -178,6 +179,13 @@ async def ports(request: web.Request) -> web.StreamResponse:
     return answer(await daemon_of(request).services.vms.ports(record.id))
 
 
+async def net_why(request: web.Request) -> web.StreamResponse:
+    body = await read_body(request, WhyNet)
+    record = _vm(request)
+    require_running(record)
+    return answer(await daemon_of(request).services.vms.net_why(record.id, body))
+
+
 def _on(request: web.Request, kind: str, *, record: VMRecord, work: VMWork) -> web.Response:
     operation = begin(daemon_of(request), request_op_id(), kind=kind, work=work, vm_id=record.id)
     return accepted(operation)
@@ -229,5 +237,6 @@ HANDLERS: dict[str, Handler] = {
     "vm.stats": stats,
     "vm.health": health,
     "vm.ports": ports,
+    "vm.net.why": net_why,
     "vm.connect": connect,
 }

@@ -199,11 +199,10 @@ def _dropped(facts: Facts, drop: TraceEvent, probe: Probe, *, answer: bool) -> V
     rule = whytrace.rule_of(drop)
     if whytrace.is_own(drop):
         return _dropped_by_us(facts, drop, rule)
-    way = whytrace.back(probe) if answer else whytrace.forth(probe)
     chains = [
         event.chain for event in probe.trace or () if (event.family, event.table) == (drop.family, drop.table)
     ]
-    program = owner(drop, way.tables, chains)
+    program = owner(drop, chains)
     whose = NAMES.get(program, "another program")
     what = f"the answer of {facts.target} to" if answer else "the packets of"
     how = "the policy" if not drop.handle else "a rule"

@@ -7,6 +7,7 @@ import ipaddress
 import msgspec
 
 from banger.model.netwhy import Cause, Facts, NameAsked
+from banger.network import whytrace
 from banger.network.dnspacket import RCode
 
 
@@ -42,8 +43,10 @@ def fault(facts: Facts) -> NameFault:
             sentence=f"{facts.vm} has nobody to ask for {facts.host}: its /etc/resolv.conf names no resolver",
             remedy=use_ours,
         )
-    # libc takes the first answer but goes on after a failure
-    told = next((one for one in facts.asked if one.rcode in (RCode.NOERROR, RCode.NXDOMAIN)), None)
+    # libc takes the first answer and goes on after a failure; NAME.vm says nothing of example.org
+    plain = facts.host.rstrip(".")
+    asked = [one for one in facts.asked if "." not in plain or one.name == plain]
+    told = next((one for one in asked if one.rcode in (RCode.NOERROR, RCode.NXDOMAIN)), None)
     if told is not None:
         if told.server != facts.bridge_ip and not _is_loopback(told.server) and facts.host.endswith(".vm"):
             return _foreign(facts, told.server, f"says {facts.host} does not exist", use_ours)
@@ -54,7 +57,7 @@ def fault(facts: Facts) -> NameFault:
             if not facts.host.endswith(".vm")
             else "see whether that VM runs: banger ps",
         )
-    refused = next((one for one in facts.asked if one.rcode == RCode.REFUSED), None)
+    refused = next((one for one in asked if one.rcode == RCode.REFUSED), None)
     if refused is not None and refused.server == facts.bridge_ip and not facts.nat:
         return NameFault(
             cause=Cause.NO_NAT,
@@ -75,7 +78,9 @@ def fault(facts: Facts) -> NameFault:
 
 def _ours(facts: Facts) -> NameFault:
     ours = next((one for one in facts.asked if one.server == facts.bridge_ip), None)
-    if ours is not None and ours.rcode >= 0:
+    # a question that arrived, and was not refused, is with the host's resolver for longer than a guest waits
+    waits = ours is not None and ours.probe.outcome.error == "ETIMEDOUT" and not facts.names_problem
+    if ours is not None and (ours.rcode >= 0 or (waits and whytrace.forth(ours.probe).at("inet input"))):
         return NameFault(
             cause=Cause.NO_DNS_ANSWER,
             sentence=f"there is no DNS answer for {facts.host}: this host's own resolver gives banger none",

@@ -14,7 +14,7 @@ from banger.model.netwhy import TraceEvent
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
-def owner(drop: TraceEvent, tables: Sequence[TraceEvent], chains: Sequence[str]) -> str:
+def owner(drop: TraceEvent, chains: Sequence[str]) -> str:
     """docker, docker-nftables, firewalld, ufw, iptables or "" for the program whose rule it is.
     chains: of the dropping table, all that the packet came through."""
     if drop.table == "firewalld" or drop.table.startswith("firewalld"):

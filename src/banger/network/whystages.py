@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from banger.model.netwhy import Facts, Mark, NetRule, NetStage, TraceEvent
+from banger.model.netwhy import Facts, Mark, NetStage
 from banger.network import whyname, whytrace
 from banger.network.whyfacts import Verdict, best_route, is_inside, link_of
 from banger.network.whytrace import Way
@@ -15,33 +15,35 @@ from banger.network.whytrace import Way
 def stages_of(facts: Facts, verdict: Verdict) -> tuple[NetStage, ...]:
     """In the packet's order, up to the one that stops it; what is behind that was not reached."""
     forth = whytrace.forth(facts.probe) if facts.probe else Way()
-    stages = [
-        NetStage(name="guest link", mark=Mark.OK, words=_guest_words(facts)),
-        NetStage(
-            name="name",
-            mark=Mark.OK if facts.asked or facts.by_hosts else Mark.SKIPPED,
-            words=_name_words(facts),
-        ),
-        NetStage(name="guest route", mark=Mark.OK, words=_route_words(facts)),
-        NetStage(name="tap", mark=Mark.OK, words=_link_words(facts, facts.tap)),
-        NetStage(name="bridge", mark=Mark.OK, words=_link_words(facts, facts.bridge)),
-        *_tables(forth, last=verdict.rule),
-    ]
-    if verdict.at == "firewall" and verdict.rule is None:
-        stages.append(NetStage(name="firewall", mark=Mark.OK, words=verdict.sentence))
-    local = facts.route is not None and facts.route.local
-    if not local and not is_inside(facts):
-        stages += [
-            NetStage(name="forwarding", mark=Mark.OK, words="on" if facts.forwarding else "off"),
-            NetStage(name="host route", mark=Mark.OK, words=_host_route_words(facts)),
-            NetStage(name="uplink", mark=Mark.OK, words=_uplink_words(facts, forth)),
-        ]
-        if verdict.at in ("forwarding", "host route", "uplink") or not forth.at("inet to_forward"):
-            order = [s for s in stages if s.name not in ("firewall",)]
-            stages = order if verdict.at != "firewall" else stages
+    asked = Mark.OK if facts.asked or facts.by_hosts else Mark.SKIPPED
     answer = facts.probe.outcome.error or f"{facts.probe.outcome.milliseconds:g} ms" if facts.probe else ""
-    stages.append(NetStage(name="answer", mark=Mark.OK, words=answer))
+    local = facts.route is not None and facts.route.local
+    routing: list[NetStage] = []
+    uplink: list[NetStage] = []
+    if not local and not is_inside(facts):
+        routing = [
+            _seen("forwarding", "on" if facts.forwarding else "off"),
+            _seen("host route", _way_out(facts)),
+        ]
+        uplink = [_seen("uplink", _uplink_words(facts, forth))]
+    tables = _tables(forth, verdict) if verdict.at in ("", "firewall", "uplink", "answer") else []
+    # what bridge and prerouting tables take is not routed any more
+    early = verdict.at == "firewall" and not forth.at("inet to_forward", "inet to_host")
+    stages = [
+        _seen("guest link", _guest_words(facts)),
+        NetStage(name="name", mark=asked, words=_name_words(facts)),
+        _seen("guest route", _route_words(facts)),
+        _seen("tap", _link_words(facts, facts.tap)),
+        _seen("bridge", _link_words(facts, facts.bridge)),
+        *([*tables, *routing] if early else [*routing, *tables]),
+        *uplink,
+        _seen("answer", answer),
+    ]
     return tuple(_marked(stages, verdict))
+
+
+def _seen(name: str, words: str) -> NetStage:
+    return NetStage(name=name, mark=Mark.OK, words=words)
 
 
 def _marked(stages: Sequence[NetStage], verdict: Verdict) -> list[NetStage]:
@@ -60,13 +62,20 @@ def _marked(stages: Sequence[NetStage], verdict: Verdict) -> list[NetStage]:
     return found
 
 
-def _tables(forth: Way, *, last: NetRule | None) -> list[NetStage]:
-    seen = [NetStage(name="firewall", mark=Mark.OK, words=whytrace.words_of(event)) for event in forth.tables]
-    if last is not None and (forth.drop is None or whytrace.rule_of(forth.drop) != last):
-        event = TraceEvent(**msgspec.structs.asdict(last))  # the answer's
-        seen.append(
-            NetStage(name="firewall", mark=Mark.OK, words=f"on the way back: {whytrace.words_of(event)}")
+def _tables(forth: Way, verdict: Verdict) -> list[NetStage]:
+    """Each firewall table that it came through, and as the last one that which decided."""
+    decided = [one for one in forth.tables if verdict.rule == whytrace.rule_of(one)]
+    rest = [one for one in forth.tables if one not in decided]
+    seen = [_seen("firewall", whytrace.words_of(one)) for one in (*rest, *decided[:1])]
+    if verdict.at == "firewall" and not decided:
+        rule = verdict.rule
+        # the rule took the answer, the question's ARP, or is not known
+        words = (
+            f"table {rule.family} {rule.table}, chain {rule.chain}: {rule.rule or rule.verdict}"
+            if rule
+            else ""
         )
+        seen.append(_seen("firewall", words or verdict.sentence))
     return seen
 
 
@@ -104,7 +113,7 @@ def _link_words(facts: Facts, name: str) -> str:
     return f"{name} {state}" + (f", port of {link.master}" if link.master else "")
 
 
-def _host_route_words(facts: Facts) -> str:
+def _way_out(facts: Facts) -> str:
     if facts.route is None:
         return ""
     if facts.route.error:

@@ -45,7 +45,8 @@ from banger.vm.services import Services
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 4.0
+LOOK_S = 13.0
+"""A guest that has no root yet is waited for 10 s by its agent."""
 ATTEMPT_S = 4.0
 QUESTION_S = 2.0
 QUESTIONS_S = 8.0
@@ -66,7 +67,7 @@ class Look(Interface):
     def __call__(self, vm_dir: str, *, timeout_s: float) -> Awaitable[GuestNetwork]: ...
 
 
-class NetWhy:
+class NetWhyService:
     def __init__(
         self, services: Services, *, attempt: Attempt = probe.attempt, look: Look = probe.look
     ) -> None:
@@ -199,7 +200,7 @@ class Gatherer:
 
     async def _probe(self, record: VMRecord, facts: Facts, *, data: bytes, timeout_s: float) -> Probe:
         """With the kernel's trace of it, where that can be had."""
-        for _ in range(TRIES):
+        for left in reversed(range(TRIES)):
             flow = Flow(
                 tap=facts.tap,
                 guest=facts.guest_ip,
@@ -210,9 +211,9 @@ class Gatherer:
                 source=_LOWEST_SOURCE + secrets.randbelow(65536 - _LOWEST_SOURCE),
             )
             tried = await self._traced(record.runtime.vm_dir, flow, data=data, timeout_s=timeout_s)
-            if tried.outcome.error != "EADDRINUSE":
-                break
-        return tried
+            if tried.outcome.error != "EADDRINUSE" or not left:
+                return tried
+        raise AssertionError("no try was made")
 
     async def _traced(self, vm_dir: str, flow: Flow, *, data: bytes, timeout_s: float) -> Probe:
         helper = self._helper
@@ -268,9 +269,9 @@ def candidates(name: str, search: Sequence[str]) -> list[str]:
 
 
 def _protocol(port: int, protocol: str) -> Protocol:
-    if not port:
-        return Protocol.ICMP
-    return Protocol.UDP if protocol == Protocol.UDP else Protocol.TCP
+    if not 0 <= port <= 65535 or protocol not in (Protocol.TCP, Protocol.UDP):
+        raise BangerError(ErrorCode.INVALID_ARGUMENT, f"{protocol[:20]!a} port {port} is none")
+    return Protocol(protocol) if port else Protocol.ICMP
 
 
 def _gateway(facts: Facts) -> str:

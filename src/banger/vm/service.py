@@ -16,12 +16,13 @@ from contextlib import asynccontextmanager, contextmanager
 
 import msgspec
 
-from banger.api.requests import CreateVM, KillVM, PublishPorts, SetVM, UnpublishPorts
+from banger.api.requests import CreateVM, KillVM, PublishPorts, SetVM, UnpublishPorts, WhyNet
 from banger.errors import BangerError, ErrorCode
 from banger.model.defaults import HostCapacity, resolve_spec, spec_line, validate_spec
 from banger.model.guestview import GuestFigures, PublishedState, VMPorts
 from banger.model.ids import new_vm_id
 from banger.model.names import generate_name, validate_name
+from banger.model.netwhy import NetWhy
 from banger.model.progress import Progress, ProgressEvent, no_progress
 from banger.model.records import VMHealth, VMRecord, VMRuntime, VMSpec, VMStats, now
 from banger.model.references import resolve
@@ -36,6 +37,7 @@ from banger.vm.lifecycle import Lifecycle
 from banger.vm.live import LiveMachines
 from banger.vm.liveness import machine_alive
 from banger.vm.locks import VMLocks, finish
+from banger.vm.netwhy import NetWhyService
 from banger.vm.planner import Finding
 from banger.vm.publishing import Publishing, going_ports, port_of, spec_of, wanted_ports, with_ports
 from banger.vm.reconcile import Reconciler
@@ -67,6 +69,7 @@ class VMService:
         self._exits = ExitWatch(self._lifecycle)
         self._vitals = Vitals(services, locks=self._locks, live=self._live)
         self._guest_view = GuestView(services)
+        self._net_why = NetWhyService(services)
         self._reconciler = Reconciler(
             services,
             lifecycle=self._lifecycle,
@@ -294,6 +297,10 @@ class VMService:
         seen = await self._guest_view.ports(vm_id)
         record = self._table.get(vm_id)
         return seen if record is None else msgspec.structs.replace(seen, published=self.published(record))
+
+    async def net_why(self, vm_id: str, request: WhyNet) -> NetWhy:
+        """What stops the guest's packets to a host; 20 s at most. Does not touch it."""
+        return await self._net_why.ask(vm_id, request.host, port=request.port, protocol=request.protocol)
 
     async def flush_metrics(self, vm_id: str) -> None:
         await self._vitals.flush_metrics(vm_id)
