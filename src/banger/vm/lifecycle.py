@@ -18,7 +18,7 @@ from banger.model.progress import Progress, ProgressEvent
 from banger.model.states import CLAIMS_LIFE, VMState
 from banger.vm.errors import CleanupFailed, StepFailed, describe_cause
 from banger.vm.live import LiveMachines
-from banger.vm.liveness import MONITOR_ROLE, vm_alive
+from banger.vm.liveness import vm_alive
 from banger.vm.locks import finish
 from banger.vm.machine import MACHINE_STEPS
 from banger.vm.progresswatch import ProgressWatch
@@ -26,7 +26,7 @@ from banger.vm.services import Services
 from banger.vm.start import BEFORE_DISK, HOST_STEPS, Start, Teardown
 from banger.vm.steps import CrashPoint, StepError, StepList, no_crash
 from banger.vm.subject import Subject
-from banger.vmm.protocol import CONSOLE_LOG, Machine
+from banger.vmm.protocol import CONSOLE_LOG, MONITOR_ROLE, Machine
 
 log = logging.getLogger(__name__)
 

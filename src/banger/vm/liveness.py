@@ -5,8 +5,7 @@ from __future__ import annotations
 from banger.model.records import VMHandles, VMRecord
 from banger.model.states import VMState
 from banger.system.process import is_same
-
-MONITOR_ROLE = "monitor"
+from banger.vmm.protocol import MONITOR_ROLE
 
 
 def machine_alive(handles: VMHandles, *, boot_id: str) -> bool:

@@ -12,7 +12,6 @@ from banger.image.kernel import modules_disk
 from banger.model.records import ProcessIdentity, VMHandles
 from banger.network.addresses import mac_of
 from banger.system.process import is_same, read_pid_file
-from banger.vm.liveness import MONITOR_ROLE
 from banger.vm.logtail import tail
 from banger.vm.progresswatch import ProgressWatch
 from banger.vm.start import INITRD_FILE, BaseStep, Start, Teardown, contributions
@@ -22,6 +21,7 @@ from banger.vmm.protocol import (
     API_SOCKET,
     CONSOLE_LOG,
     MONITOR_LOG,
+    MONITOR_ROLE,
     VSOCK_SOCKET,
     Drive,
     Exit,

@@ -13,8 +13,9 @@ import msgspec
 
 from banger.model.records import VMHandles, VMRecord, VMStats, now
 from banger.system.process import read_stat
-from banger.vm.liveness import MONITOR_ROLE, machine_alive
+from banger.vm.liveness import machine_alive
 from banger.vm.progresswatch import TICKS_PER_S
+from banger.vmm.protocol import MONITOR_ROLE
 
 _METRICS_TAIL = 256 * 1024
 

@@ -17,6 +17,9 @@ import msgspec
 
 from banger.model.records import ProcessIdentity
 
+MONITOR_ROLE = "monitor"
+"""Of the process whose pid file says which program a machine runs on (Machine.processes: the first)."""
+
 
 class MonitorKind(StrEnum):
     FIRECRACKER = "firecracker"
@@ -99,7 +102,7 @@ class Machine(Protocol):
 
     @property
     def processes(self) -> tuple[ProcessIdentity, ...]:
-        """Every process of this machine, the one with role "monitor" first."""
+        """Every process of this machine, the one with MONITOR_ROLE first."""
         ...
 
     async def configure(self, spec: MachineSpec) -> None: ...

@@ -18,11 +18,9 @@ from banger.system.kvm import KvmStatus, kvm_status
 from banger.system.lockorder import OrderedLock, Rank
 from banger.system.process import executable, read_pid_file
 from banger.vmm.firecracker.driver import FirecrackerMonitor, find_firecracker
-from banger.vmm.protocol import Monitor, MonitorKind
+from banger.vmm.protocol import MONITOR_ROLE, Monitor, MonitorKind
 from banger.vmm.qemu.driver import BridgeFinder, find_qemu
 
-MONITOR_ROLE = "monitor"
-"""Of the process whose pid file says which program a machine runs on (Machine.processes: the first)."""
 INSTALL_QEMU = "install QEMU (on Debian or Ubuntu: sudo apt install qemu-system-x86)"
 
 
