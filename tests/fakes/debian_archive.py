@@ -13,7 +13,7 @@ import lzma
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,19 +51,22 @@ def make_ar(members: Sequence[tuple[str, bytes]]) -> bytes:
     return bytes(out)
 
 
+_PACKERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "xz": (".xz", lambda data: lzma.compress(data, preset=0)),
+    "gzip": (".gz", gzip.compress),
+    "zstd": (".zst", zstd.compress),
+    "none": ("", lambda data: data),
+}
+
+
 def make_deb(entries: Sequence[Entry], *, compression: str = "xz") -> bytes:
     data = make_tar(entries)
-    suffix, packed = {
-        "xz": (".xz", lzma.compress(data, preset=0)),
-        "gzip": (".gz", gzip.compress(data)),
-        "zstd": (".zst", zstd.compress(data)),
-        "none": ("", data),
-    }[compression]
+    suffix, pack = _PACKERS[compression]
     return make_ar(
         [
             ("debian-binary", b"2.0\n"),
             ("control.tar.xz", lzma.compress(make_tar([]), preset=0)),
-            (f"data.tar{suffix}", packed),
+            (f"data.tar{suffix}", pack(data)),
         ]
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -26,7 +27,7 @@ def open_archive(fake: FakeArchive, folder: Path) -> AbstractAsyncContextManager
 
 def hello(fake: FakeArchive, *, size: int = 3 << 20) -> str:
     """A package of about `size` bytes that does not compress."""
-    content = b"".join(hashlib.sha256(str(n).encode()).digest() for n in range(size // 32))
+    content = random.Random(size).randbytes(size)
     path = fake.add_deb(
         "hello", make_deb([Entry("./usr/bin/hello", content)], compression="none"), suite="bookworm"
     )
