@@ -22,7 +22,7 @@ current_operation: ContextVar[str] = ContextVar("current_operation", default="")
 """Set for each request and each operation's task; tasks started from there inherit it."""
 
 _encoder = msgspec.json.Encoder()
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 class JsonFormatter(logging.Formatter):
