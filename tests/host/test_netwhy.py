@@ -29,6 +29,7 @@ from tests.capabilities import require
 from tests.host import streets
 from tests.host.streets import BRIDGE, BRIDGE_IP, SERVER_IP, UPLINK_IP, Place
 from tests.host.test_firewall import SETTINGS, Street, record_of
+from tests.host.test_firewall import bridge_netfilter as bridge_netfilter
 
 pytestmark = [pytest.mark.host, pytest.mark.anyio, require("netns", "nft")]
 
@@ -57,8 +58,6 @@ class Asker:
         record = record_of(self.vm, nat=self.nat)
         wanted = protocol if port else Protocol.ICMP
         facts = await gatherer.facts(record, host, port=port, protocol=wanted, names_problem=names_problem)
-        assert (await nft.tables()).count(("inet", marks.nft_table(self.instance))) == 1
-        assert not [name for _, name in await nft.tables() if marks.is_trace_table(name)]
         return explain(facts)
 
     @property
@@ -113,6 +112,7 @@ async def why(helper: InProcessHelper, instance: str, paths: Paths) -> AsyncIter
             search=("vm",),
         )
         yield Asker(Street(one, two, internet, firewall, helper, before, records), helper, network, instance)
+        assert not [name for _, name in await nft.tables() if marks.is_trace_table(name)]
         await firewall.remove()
     await helper.delete_bridge(BRIDGE)
     await database.close()
@@ -130,13 +130,22 @@ def shell(commands: str) -> None:
     subprocess.run(["sh", "-ec", commands], check=True, timeout=30)
 
 
-async def test_nothing_stops_it(why: Asker) -> None:
+async def test_nothing_stops_it(why: Asker, bridge_netfilter: str) -> None:
     with streets.listener(why.street.internet, SERVER_IP, WEB):
         said = await why(SERVER_IP, WEB)
     assert said.verdict.cause is Cause.NONE
     assert f"by uplink as {UPLINK_IP}" in said.verdict.sentence
     assert stopped_at(said) == ""
     assert (await why(SERVER_IP)).verdict.cause is Cause.NONE  # an echo
+
+
+async def test_each_hears_of_its_own_packets(why: Asker) -> None:
+    """Both to the same place at once: one gets through, the other is stopped."""
+    with streets.listener(why.street.internet, SERVER_IP, WEB):
+        through, stopped = await asyncio.gather(why(SERVER_IP, WEB), without_nat(why)(SERVER_IP, WEB))
+    assert (through.verdict.cause, stopped.verdict.cause) == (Cause.NONE, Cause.NO_NAT)
+    assert not any("the guest has no NAT" in stage.words for stage in through.stages)
+    assert not any("the guest has NAT" in stage.words for stage in stopped.stages)
 
 
 async def test_a_service_that_does_not_listen(why: Asker) -> None:
@@ -147,13 +156,16 @@ async def test_a_service_that_does_not_listen(why: Asker) -> None:
     assert udp.verdict.cause is Cause.NOT_LISTENING
 
 
-async def test_no_nat(why: Asker) -> None:
-    why.vm, why.nat = 3, False
-    why.network = msgspec.structs.replace(
-        why.network, links=(GuestLink(name="eth0", up=True, running=True, address="10.9.0.3"),)
-    )
+def without_nat(why: Asker) -> Asker:
+    """The other guest's questions."""
+    card = GuestLink(name="eth0", up=True, running=True, address="10.9.0.3")
+    network = msgspec.structs.replace(why.network, links=(card,))
+    return Asker(why.street, why.helper, network, why.instance, vm=3, nat=False)
+
+
+async def test_no_nat(why: Asker, bridge_netfilter: str) -> None:
     for port in (WEB, 0):
-        said = await why(SERVER_IP, port)
+        said = await without_nat(why)(SERVER_IP, port)
         assert (said.verdict.cause, stopped_at(said)) == (Cause.NO_NAT, "firewall")
         assert said.verdict.remedy == "banger vm set vm3 --nat"
         assert said.verdict.rule is not None
@@ -268,7 +280,7 @@ async def test_the_hosts_own_services(why: Asker) -> None:
     assert said.verdict.cause is Cause.NOT_FOR_GUESTS
 
 
-async def test_another_guest(why: Asker) -> None:
+async def test_another_guest(why: Asker, bridge_netfilter: str) -> None:
     said = await why("10.9.0.3", WEB)
     assert (said.verdict.cause, stopped_at(said)) == (Cause.ISOLATED, "firewall")
     assert "network_isolation" in said.verdict.remedy

@@ -20,6 +20,7 @@ _BEFORE, _AFTER = -450, 1000000
 _TRACKED = -199
 """Just behind conntrack (-200): only then is an answer known to be one."""
 _MOST_TABLES = 24
+_ARP, _ICMP = 0, 1
 
 
 def ruleset(table: str, flow: Flow) -> str:
@@ -102,7 +103,7 @@ class Traces:
             heard = tracer.heard()
         finally:
             await self._drop(token)
-        return await _worded([event for event in heard if _is_of(event, flow)])
+        return await _worded(_own(heard, flow))
 
     async def close(self) -> None:
         for token in list(self._running):
@@ -118,10 +119,22 @@ class Traces:
             self._running.pop(token, None)
 
 
+def _own(events: list[TraceEvent], flow: Flow) -> list[TraceEvent]:
+    """Others may trace packets of their own meanwhile, other `net why` too. A packet is the flow's when it
+    has the flow's addresses and ports anywhere; behind NAT it has others."""
+    packets = {event.packet for event in events if _is_of(event, flow)}
+    return [event for event in events if event.packet in packets]
+
+
 def _is_of(event: TraceEvent, flow: Flow) -> bool:
-    """Others may trace packets of their own meanwhile."""
-    ours = {flow.guest, flow.target} | ({flow.gateway} if event.protocol == 0 else set())
-    return event.source in ours or event.target in ours
+    if event.protocol == _ARP:
+        return event.source == flow.guest or event.target in (flow.gateway, flow.target)
+    if event.source == flow.guest:
+        return event.source_port == flow.source
+    if flow.guest == event.target or event.source == flow.target:
+        # an error about it carries no ports
+        return event.target_port == flow.source or (event.protocol == _ICMP and not event.target_port)
+    return False
 
 
 async def _worded(events: list[TraceEvent]) -> tuple[TraceEvent, ...]:

@@ -33,7 +33,8 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True):
 
 class TraceEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the kernel says of a packet in one chain: the verdict of a rule (handle and text), or of the
-    chain's policy (handle 0). Addresses are the packet's there, "" for ARP."""
+    chain's policy (handle 0). Addresses are the packet's there, of ARP who asks for whom; ports likewise, of
+    an echo both its id. packet: events of one packet share it, as long as the host does not hand it on."""
 
     family: str  # inet ip ip6 arp bridge netdev
     table: str
@@ -44,8 +45,9 @@ class TraceEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     source: str = ""
     target: str = ""
     protocol: int = 0  # IP's number; 0 for ARP
-    icmp_type: int = -1
-    tcp_flags: int = 0
+    source_port: int = 0
+    target_port: int = 0
+    packet: str = ""
     iif: str = ""
     oif: str = ""
 

@@ -344,7 +344,11 @@ def _near(facts: Facts, probe: Probe, forth: Way) -> Verdict:
         and not forth.at("inet input")
     ):
         return _unseen(facts, "input")
-    if facts.route is not None and not facts.route.local and not forth.at("bridge last", "arp last"):
+    if (
+        facts.route is not None
+        and not facts.route.local
+        and not forth.at("bridge last", "arp last", "inet last")
+    ):
         return _unseen(facts, "bridge")
     who = "the host" if facts.route is not None and facts.route.local else f"{facts.host} (is it running?)"
     return Verdict(

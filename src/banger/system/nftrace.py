@@ -38,7 +38,8 @@ _VERDICTS = {
     -4: "goto",
     -5: "return",
 }
-_ICMP, _TCP = 1, 6
+_ICMP, _TCP, _UDP = 1, 6, 17
+_ECHOES = (0, 8)
 _BUFFER, _SO_RCVBUFFORCE = 4 << 20, 33
 _MOST_EVENTS = 4000
 _RECEIVE = 1 << 16
@@ -101,7 +102,7 @@ class _Reader:
         if _NETWORK in message:
             self._packets[number] = _packet(message[_NETWORK], message.get(_TRANSPORT, b""))
             self._links[number] = (_link(message.get(_IIF, b"")), _link(message.get(_OIF, b"")))
-        source, target, protocol, icmp_type, tcp_flags = self._packets.get(number, ("", "", 0, -1, 0))
+        source, target, protocol, source_port, target_port = self._packets.get(number, ("", "", 0, 0, 0))
         iif, oif = self._links.get(number, ("", ""))
         self.events.append(
             TraceEvent(
@@ -113,8 +114,9 @@ class _Reader:
                 source=source,
                 target=target,
                 protocol=protocol,
-                icmp_type=icmp_type,
-                tcp_flags=tcp_flags,
+                source_port=source_port,
+                target_port=target_port,
+                packet=number.hex(),
                 iif=iif,
                 oif=oif,
             )
@@ -144,21 +146,19 @@ def _verdict(message: dict[int, bytes]) -> str:
 
 
 def _packet(network: bytes, transport: bytes) -> tuple[str, str, int, int, int]:
-    """(source, target, protocol, ICMP's type or -1, TCP's flags); of ARP who asks for whom, protocol 0."""
+    """(source, target, protocol, its ports or an echo's id); of ARP who asks for whom, and protocol 0."""
     if len(network) >= 20 and network[0] >> 4 == 4:
         protocol = network[9]
-        icmp_type = transport[0] if protocol == _ICMP and transport else -1
-        tcp_flags = transport[13] if protocol == _TCP and len(transport) > 13 else 0
-        return (
-            str(IPv4Address(network[12:16])),
-            str(IPv4Address(network[16:20])),
-            protocol,
-            icmp_type,
-            tcp_flags,
-        )
+        source, target = str(IPv4Address(network[12:16])), str(IPv4Address(network[16:20]))
+        if protocol in (_TCP, _UDP) and len(transport) >= 4:
+            return source, target, protocol, *struct.unpack_from("!HH", transport)
+        if protocol == _ICMP and len(transport) >= 6 and transport[0] in _ECHOES:
+            (number,) = struct.unpack_from("!H", transport, 4)
+            return source, target, protocol, number, number
+        return source, target, protocol, 0, 0
     if len(network) >= 28 and network[:2] == b"\0\1":
-        return str(IPv4Address(network[14:18])), str(IPv4Address(network[24:28])), 0, -1, 0
-    return "", "", 0, -1, 0
+        return str(IPv4Address(network[14:18])), str(IPv4Address(network[24:28])), 0, 0, 0
+    return "", "", 0, 0, 0
 
 
 def _link(index: bytes) -> str:

@@ -41,6 +41,7 @@ from banger.network.why import explain
 from banger.network.whyfacts import best_route
 from banger.system import netpath
 from banger.vm.liveness import vm_alive
+from banger.vm.locks import finish
 from banger.vm.services import Services
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ QUESTIONS_S = 8.0
 """For all of a name's."""
 MOST_CANDIDATES = 4
 DNS_PORT = 53
+END_S = 30.0
 TRIES = 3
 _LOWEST_SOURCE = 61000
 """Above what Linux gives to others by itself (net.ipv4.ip_local_port_range)."""
@@ -226,7 +228,7 @@ class Gatherer:
         try:
             outcome = await self._attempt(vm_dir, flow, data=data, timeout_s=timeout_s)
         finally:
-            trace = await asyncio.shield(asyncio.ensure_future(helper.end_trace(token)))
+            trace = await finish(helper.end_trace(token), deadline_s=END_S)
         return Probe(flow=flow, outcome=outcome, trace=trace)
 
     # the host

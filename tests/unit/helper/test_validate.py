@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from msgspec.structs import replace
 
 from banger.config.paths import resolve_paths
 from banger.errors import ErrorCode
-from banger.helper import marks, validate
+from banger.helper import marks, tracing, validate
 from banger.helper.errors import Refused
 from banger.helper.inprocess import InProcessHelper
 from banger.helper.interface import FirewallRules, GuestRule
+from banger.model.netwhy import Flow, Protocol
 from banger.model.records import ProcessIdentity
 
 VM = "ab" * 32
@@ -179,3 +181,48 @@ async def test_operations_refuse_before_they_act(tmp_path: Path) -> None:
         with pytest.raises(Refused):
             await attempt
     await helper.close()
+
+
+FLOW = Flow(
+    tap="tap-fc-1",
+    guest="10.9.0.2",
+    gateway="10.9.0.1",
+    target="192.0.2.1",
+    protocol=Protocol.TCP,
+    port=80,
+    source=61000,
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tap": 'x" accept'},
+        {"guest": "10.9.0.2 drop"},
+        {"gateway": ""},
+        {"target": "::1"},
+        {"target": "192.0.2.1/8"},
+        {"port": 0},
+        {"port": 65536},
+        {"source": 0},
+        {"source": 65536},
+    ],
+)
+def test_a_flow_is_words_of_a_ruleset(change: dict[str, object]) -> None:
+    assert validate.flow(FLOW) is FLOW
+    with pytest.raises(Refused):
+        validate.flow(replace(FLOW, **change))
+
+
+def test_a_traces_table_is_known_by_its_instance() -> None:
+    table = marks.trace_table(INSTANCE)
+    assert marks.is_trace_table(table)
+    assert marks.is_trace_table(table, INSTANCE)
+    assert not marks.is_trace_table(table, "f" * 16)
+    assert not marks.is_nft_table(table)
+    assert not marks.is_nft_namesake(table)
+    assert marks.is_nft_namesake(f"{table}0")
+    assert set(re.findall(r"^table (\S+ \S+) \{$", tracing.ruleset(table, FLOW), re.MULTILINE)) == {
+        f"bridge {table}",
+        f"inet {table}",
+    }

@@ -71,6 +71,15 @@ def running(number: int) -> VMView:
     )
 
 
+def test_tables_of_a_trace_that_a_crash_left_go() -> None:
+    left = f"inet banger_{OURS}_why0123abcd"
+    others = f"inet banger_{'f' * 16}_why0123abcd"  # observe leaves it out; and if it did not
+    world = msgspec.structs.replace(
+        world_of(running(1), observed=Observed(boot_id=BOOT, nft_tables=(left, others))), firewall=True
+    )
+    assert {f.name: f.fix for f in plan(world).findings} == {left: Fix.DELETE_NFT_TABLE, others: Fix.NONE}
+
+
 def test_tables_and_forwarding_are_judged_by_what_this_daemon_made() -> None:
     ours = tuple(f"{family} banger_{OURS}" for family in ("inet", "bridge", "ip"))
     observed = Observed(boot_id=BOOT, nft_tables=(*ours, "ip banger_x"))
