@@ -18,10 +18,9 @@ import msgspec
 
 from banger.errors import BangerError, ErrorCode
 from banger.image import published
-from banger.image.errors import from_os_error
 from banger.image.kernel import INITRD, MODULES, VMLINUX, write_kernel
 from banger.image.seeds import copy_home
-from banger.image.staging import publish, remove_tree, require_space
+from banger.image.staging import filled, require_space
 from banger.model.ids import new_image_id
 from banger.model.names import validate_name
 from banger.model.progress import Progress, ProgressEvent
@@ -68,31 +67,22 @@ def unmanaged(name: str, files: OwnFiles) -> Image:
 
 async def promote(root: Path, image: Image, *, progress: Progress) -> Image:
     """Copy an unmanaged image's files below root; the record as it is then. Under the lock of its name."""
-    staging = root / f".staging-{image.name}"
-    await asyncio.to_thread(remove_tree, staging)
     progress(ProgressEvent(step=_STEP, message=f"copying the files of {image.name}"))
-    try:
+    final = root / image.id
+    async with filled(final, name=image.name, what=f"promoting {image.name}") as staging:
         size = os.stat(image.rootfs_path).st_blocks * 512
         await asyncio.to_thread(require_space, root, size, what=f"promoting {image.name}")
-        staging.mkdir(mode=0o755)
         # cp keeps holes, and shares blocks where the file system can
         target = staging / published.ROOTFS
         argv = ["cp", "--sparse=always", "--reflink=auto", "--", image.rootfs_path, str(target)]
         await run(argv, timeout_s=_COPY_TIMEOUT_S)
         target.chmod(0o444)
         seeded = await asyncio.to_thread(copy_home, staging / published.WORK_SEED, target)
-        made = await asyncio.to_thread(_copy_others, image, staging, seeded=seeded)
-        await asyncio.to_thread(publish, staging, root / image.id)
-    except OSError as error:
-        raise from_os_error(error, f"promoting {image.name}") from error
-    finally:
-        await asyncio.to_thread(remove_tree, staging)
-    found = await asyncio.to_thread(published.read_image, root / made.id)
-    assert found is not None
-    return found
+        await asyncio.to_thread(_copy_others, image, staging, seeded=seeded)
+    return await asyncio.to_thread(published.read_made, final)
 
 
-def _copy_others(image: Image, staging: Path, *, seeded: bool) -> Image:
+def _copy_others(image: Image, staging: Path, *, seeded: bool) -> None:
     vmlinux = Path(image.kernel_path).read_bytes()
     record = Kernel(
         name=image.name,
@@ -125,7 +115,6 @@ def _copy_others(image: Image, staging: Path, *, seeded: bool) -> Image:
         modules_dir=MODULES if image.modules_dir else "",
     )
     published.write_record(staging, made)
-    return made
 
 
 def _require(path: str, field: str, *, magic: bytes, at: int, what: str) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 import msgspec
 
 from banger.image.errors import ImageError, from_os_error, invalid
+from banger.image.kernel import MODULES, VMLINUX
 from banger.image.staging import remove_tree, write_atomically
-from banger.model.records import Image
+from banger.model.records import Image, now
 
 RECORD = "image.json"
 ROOTFS = "rootfs.ext4"
@@ -38,6 +39,30 @@ def read_image(folder: Path) -> Image | None:
             raise invalid(f"{folder / RECORD} has a path that leaves its folder: {value[:200]!r}")
         paths[key] = str(folder / value) if value else ""
     return msgspec.structs.replace(image, artifact_dir=str(folder), **paths)
+
+
+def read_made(folder: Path) -> Image:
+    """As read_image, of a folder that has just been published."""
+    image = read_image(folder)
+    assert image is not None, folder
+    return image
+
+
+def new_record(staging: Path, *, image_id: str, name: str, initrd: str) -> Image:
+    """Of an image that is made in staging, with its kernel: what all have, with relative paths."""
+    moment = now()
+    return Image(
+        id=image_id,
+        name=name,
+        created_at=moment,
+        updated_at=moment,
+        rootfs_path=ROOTFS,
+        work_seed_path=WORK_SEED,
+        kernel_path=VMLINUX,
+        initrd_path=initrd,
+        modules_dir=MODULES,
+        build_size=(staging / ROOTFS).stat().st_blocks * 512,
+    )
 
 
 def write_record(folder: Path, image: Image) -> None:

@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +21,7 @@ from banger.errors import BangerError, ErrorCode
 from banger.image import ociimage, published
 from banger.image.errors import ImageError, from_os_error, invalid
 from banger.image.initramfs import fit_env
-from banger.image.kernel import MODULES, VMLINUX, KernelService
+from banger.image.kernel import KernelService
 from banger.image.oci import archive
 from banger.image.oci.blobs import BlobCache, Lease
 from banger.image.oci.endpoint import Access
@@ -32,7 +31,7 @@ from banger.image.oci.reference import Reference, parse_reference
 from banger.image.oci.registry import Registry
 from banger.image.ocirootfs import make_rootfs
 from banger.image.published import ROOTFS, WORK_SEED
-from banger.image.staging import exclusive, publish, remove_tree, require_space
+from banger.image.staging import exclusive, filled, require_space
 from banger.model.ids import new_image_id
 from banger.model.names import validate_name
 from banger.model.progress import Progress, ProgressEvent, no_progress
@@ -204,8 +203,9 @@ class Puller:
         programs = await self._programs(progress)
         size = sum(layer.size for layer in pulled.layers)
         await asyncio.to_thread(require_space, self._root, 3 * size + _SPACE, what=f"making {name}")
-        image_id, moment = new_image_id(), now()
-        async with self._staging(name) as staging:
+        image_id = new_image_id()
+        final = self._root / image_id
+        async with filled(final, name=name, what=f"making the image {name}") as staging:
             await self._make_rootfs(
                 pulled.layers,
                 staging / ROOTFS,
@@ -215,38 +215,12 @@ class Puller:
                 progress=progress,
             )
             initrd = await self._kernels.link(kernel_name, staging)
-            image = Image(
-                id=image_id,
-                name=name,
-                created_at=moment,
-                updated_at=moment,
-                rootfs_path=ROOTFS,
-                work_seed_path=WORK_SEED,
-                kernel_path=VMLINUX,
-                initrd_path=initrd,
-                modules_dir=MODULES,
-                build_size=(staging / ROOTFS).stat().st_blocks * 512,
-                oci_reference=source,
-                oci_digest=pulled.digest,
-                oci_pinned=pulled.pinned,
+            image = published.new_record(staging, image_id=image_id, name=name, initrd=initrd)
+            image = msgspec.structs.replace(
+                image, oci_reference=source, oci_digest=pulled.digest, oci_pinned=pulled.pinned
             )
             published.write_record(staging, ociimage.with_config(image, pulled.config))
-            await asyncio.to_thread(publish, staging, self._root / image_id)
-        found = await asyncio.to_thread(published.read_image, self._root / image_id)
-        assert found is not None
-        return found
-
-    @asynccontextmanager
-    async def _staging(self, name: str) -> AsyncIterator[Path]:
-        staging = self._root / f".staging-{name}"
-        await asyncio.to_thread(remove_tree, staging)
-        try:
-            staging.mkdir(mode=0o755)
-            yield staging
-        except OSError as error:
-            raise from_os_error(error, f"making the image {name}") from error
-        finally:
-            await asyncio.to_thread(remove_tree, staging)
+        return await asyncio.to_thread(published.read_made, final)
 
     async def _replace(self, old: Image | None, new: Image) -> None:
         """Give the name to the new image. VMs keep the old one: it is renamed, and goes with another pull."""

@@ -23,31 +23,27 @@ from banger.config.paths import Paths
 from banger.config.settings import Settings
 from banger.errors import BangerError, ErrorCode
 from banger.image import catalog, debian, initramfs
-from banger.image.archive import debian_architecture
 from banger.image.errors import ImageError, from_os_error, invalid, not_found
-from banger.image.kernel import MODULES, VMLINUX, KernelService, check_kernel, read_kernel
+from banger.image.kernel import KernelService, check_kernel, read_kernel
 from banger.image.oci.auth import Credential
 from banger.image.oci.blobs import BlobCache, Pruned
 from banger.image.oci.endpoint import Access
 from banger.image.oci.reference import parse_reference
 from banger.image.ocirootfs import make_rootfs
 from banger.image.own import OwnFiles, promote, unmanaged
-from banger.image.published import ROOTFS, WORK_SEED, discard, find_published, read_image, write_record
+from banger.image.published import discard, find_published
 from banger.image.pulling import MakeRootfs, Puller, Wanted
-from banger.image.staging import exclusive, publish, remove_tree, require_space, sweep
+from banger.image.recipe import build
+from banger.image.staging import exclusive, remove_tree, sweep
 from banger.image.tools import ToolService, ensure_e2fsprogs
 from banger.image.workseeds import WorkSeeds
 from banger.model import references
-from banger.model.ids import new_image_id
 from banger.model.names import validate_name
 from banger.model.progress import Progress, ProgressEvent, no_progress
-from banger.model.records import Image, now
+from banger.model.records import Image
 from banger.model.sizes import MIN_DISK, check_size
-from banger.system import ext4
 from banger.system.ext4 import E2fsprogs
 from banger.system.lockorder import OrderedLock, Rank
-
-_BUILD_SPACE = 2 << 30
 
 
 class ImageStore(Protocol):
@@ -273,85 +269,17 @@ class ImageService:
             if image is None:
                 if entry is None:
                     raise not_found(f"no image {name!r}")
-                image = await self._build(entry, lock=lock, progress=progress)
+                image = await build(
+                    entry,
+                    self._root,
+                    kernels=self._kernels,
+                    programs=self.e2fsprogs,
+                    mirror=self._settings.debian_mirror,
+                    lock=lock,
+                    progress=progress,
+                )
             await self._store.put(image)
             return image
-
-    async def _build(self, entry: catalog.DebianImage, *, lock: int, progress: Progress) -> Image:
-        """Under the name's lock: the recipe, into staging, published under a new id."""
-        staging = self._root / f".staging-{entry.name}"
-        work = self._root / f".build-{entry.name}"
-        await asyncio.to_thread(remove_tree, staging)
-        await debian.remove_work(work)
-        await asyncio.to_thread(require_space, self._root, _BUILD_SPACE, what=f"building {entry.name}")
-        await self._kernels.ensure(entry.kernel, progress)
-        programs = await self.e2fsprogs(progress)
-        image_id = new_image_id()
-        try:
-            staging.mkdir(mode=0o755)
-            work.mkdir(mode=0o755)
-            initrd = await self._fill(
-                entry, staging, work=work, programs=programs, lock=lock, progress=progress
-            )
-            moment = now()
-            image = Image(
-                id=image_id,
-                name=entry.name,
-                docker=entry.docker,
-                recipe=f"debian {entry.suite}",
-                created_at=moment,
-                updated_at=moment,
-                rootfs_path=ROOTFS,
-                work_seed_path=WORK_SEED,
-                kernel_path=VMLINUX,
-                initrd_path=initrd,
-                modules_dir=MODULES,
-                build_size=(staging / ROOTFS).stat().st_blocks * 512,
-            )
-            write_record(staging, image)
-            await asyncio.to_thread(publish, staging, self._root / image_id)
-        except OSError as error:
-            raise from_os_error(error, f"building the image {entry.name}") from error
-        finally:
-            await debian.remove_work(work)
-            await asyncio.to_thread(remove_tree, staging)
-        published = await asyncio.to_thread(read_image, self._root / image_id)
-        assert published is not None
-        return published
-
-    async def _fill(
-        self,
-        entry: catalog.DebianImage,
-        staging: Path,
-        *,
-        work: Path,
-        programs: E2fsprogs,
-        lock: int,
-        progress: Progress,
-    ) -> str:
-        """The name of the kernel's own initrd in staging, "" for none."""
-        tar = staging / "root.tar"
-        rewritten = await debian.build_tree(
-            entry,
-            mirror=self._settings.debian_mirror,
-            architecture=debian_architecture(),
-            work=work,
-            lock=lock,
-            root_tar=tar,
-            seed_tar=staging / WORK_SEED,
-            progress=progress,
-        )
-        progress(ProgressEvent(step="rootfs", message=f"writing the root file system of {entry.name}"))
-        rootfs = staging / ROOTFS
-        size = max(entry.size_bytes, rewritten.content_bytes * 3 // 2)
-        await ext4.make(
-            rootfs, size_bytes=-(-size // (1 << 20)) << 20, programs=programs, tar=tar, label="banger-root"
-        )
-        await ext4.set_xattrs(rootfs, rewritten.xattrs, programs=programs)
-        await ext4.check(rootfs, programs=programs)
-        rootfs.chmod(0o444)
-        tar.unlink()
-        return await self._kernels.link(entry.kernel, staging)
 
 
 def _pulled_by(reference: str, images: Sequence[Image]) -> Image | None:

@@ -165,16 +165,23 @@ async def staged(
         if already is not None and already():
             yield None
             return
-        staging = final.parent / f".staging-{final.name}"
-        try:
-            await asyncio.to_thread(remove_tree, staging)
-            staging.mkdir(mode=0o755)
+        async with filled(final, name=final.name, what=f"making {final}") as staging:
             yield staging
-            await asyncio.to_thread(publish, staging, final)
-        except OSError as error:
-            raise from_os_error(error, f"making {final}") from error
-        finally:
-            await asyncio.to_thread(remove_tree, staging)
+
+
+@contextlib.asynccontextmanager
+async def filled(final: Path, *, name: str, what: str) -> AsyncIterator[Path]:
+    """The same under a lock that the caller has: `.staging-<name>` beside `final`. what: for errors."""
+    staging = final.parent / f".staging-{name}"
+    try:
+        await asyncio.to_thread(remove_tree, staging)
+        staging.mkdir(mode=0o755)
+        yield staging
+        await asyncio.to_thread(publish, staging, final)
+    except OSError as error:
+        raise from_os_error(error, what) from error
+    finally:
+        await asyncio.to_thread(remove_tree, staging)
 
 
 def publish(staging: Path, final: Path) -> None:
