@@ -5,6 +5,7 @@ Each case is held against real packets: nothing named and yet stopped, or named 
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,16 @@ async def street(helper: InProcessHelper, instance: str) -> AsyncIterator[Street
         await helper.remove_firewall()
         shell("nft flush ruleset")  # of this namespace
     await helper.delete_bridge(BRIDGE)
+
+
+async def test_a_way_out_that_takes_less_than_guests_send(street: Street) -> None:
+    """A VPN's MTU, say: the server hears of it in the connection's first packet, whatever is on the way."""
+    streets.ip("link", "set", "uplink", "mtu", "1280")
+    with streets.listener(street.internet, SERVER_IP, WEB) as web, street.guest.open() as made:
+        made.connect((SERVER_IP, WEB))
+        there, _ = web.accept()
+        with there:
+            assert there.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) <= 1280 - 40
 
 
 async def look(way: Way = WAY) -> tuple[Obstacle, ...]:

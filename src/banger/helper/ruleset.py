@@ -91,6 +91,7 @@ def _inet(name: str, rules: FirewallRules) -> str:
 \t\tip saddr != @nat {_REJECT} comment "the guest has no NAT"
 \t\tct state invalid drop comment "belongs to no connection, and would leave with the guest's own address"
 \t\tct status dnat {_REJECT} comment "a port of the host, led elsewhere by another program"
+\t\ttcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu comment "fits the way out, a VPN's say"
 \t\taccept comment "the guest has NAT"
 \t}}
 \tchain to_guest {{
