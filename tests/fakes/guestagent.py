@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from banger.model.records import VMRecord
+from banger.system.listeners import listens_on
 
 Script = Callable[[socket.socket], None]
 """What happens on one connection after the handshake; the connection is closed after it."""
@@ -62,6 +63,25 @@ class FakeGuestSocket:
             raise self.failures[0]
 
 
+def serve_agent(program: str, folder: Path) -> subprocess.Popen[bytes]:
+    """The real agent as an ordinary process: when this returns it listens on `folder`/v.sock."""
+    with (folder / "agent.log").open("wb") as log:
+        running = subprocess.Popen(
+            [program, "--serve-unix", "v.sock"],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={"PATH": "/usr/bin:/bin"},
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + 10
+    while not listens_on(running.pid, "v.sock"):  # its file is there a moment sooner
+        assert time.monotonic() < deadline, "the agent does not listen"
+        time.sleep(0.005)
+    return running
+
+
 class HostAgents:
     """The real agent as an ordinary process for each running VM. Without a program guests are mute."""
 
@@ -77,21 +97,9 @@ class HostAgents:
         for stale in folder.glob("v.sock*"):
             if stale.is_socket():  # what sessions left stays, as on a guest's disk
                 stale.unlink()
-        with (folder / "agent.log").open("wb") as log:
-            self._running[record.id] = subprocess.Popen(
-                [self._program, "--serve-unix", "v.sock"],
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={"PATH": "/usr/bin:/bin"},
-                start_new_session=True,
-            )
+        self._running[record.id] = serve_agent(self._program, folder)
         # for whoever cleans up after a daemon that was killed
         (folder / "agent.pid").write_text(str(self._running[record.id].pid))
-        deadline = time.monotonic() + 10
-        while not (folder / "v.sock").exists() and time.monotonic() < deadline:
-            time.sleep(0.005)
 
     def stop(self, record: VMRecord) -> None:
         process = self._running.pop(record.id, None)

@@ -21,7 +21,7 @@ from banger.guest import wire
 from banger.image.initramfs import agent_binary
 from banger.system import process, tcplisten
 from banger.vm.carrierprocess import CarrierProcess, Served
-from tests.fakes.guestagent import FakeGuestSocket, end
+from tests.fakes.guestagent import FakeGuestSocket, end, serve_agent
 
 pytestmark = [pytest.mark.host, pytest.mark.anyio, pytest.mark.usefixtures("netns")]
 
@@ -39,19 +39,7 @@ def vm_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 def agent(vm_dir: Path, netns: None) -> Iterator[None]:
     """The agent of this VM: it dials this namespace's own loopback."""
-    with (vm_dir / "agent.log").open("wb") as log:
-        running = subprocess.Popen(
-            [str(agent_binary()), "--serve-unix", "v.sock"],
-            cwd=vm_dir,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    deadline = time.monotonic() + 10
-    while not (vm_dir / "v.sock").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    running = serve_agent(str(agent_binary()), vm_dir)
     try:
         yield
     finally:
