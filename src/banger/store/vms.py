@@ -33,6 +33,8 @@ COLUMNS = (
 )
 """In the order of _values and _record; the names of VMRecord's fields (a test compares them)."""
 
+_ADDRESS = "json_extract(runtime, '$.guest_ip')"
+"""As the index vms_guest_ip says it."""
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM vms"
 _INSERT = f"INSERT INTO vms ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
 # touch() comes without the VM's lock: whoever holds an older record must not turn its time back
@@ -57,6 +59,21 @@ class VMTable:
     def by_name(self, name: str) -> VMRecord | None:
         rows = self._database.read(f"{_SELECT} WHERE name = ?", (name,))
         return _record(rows[0]) if rows else None
+
+    def taken(self) -> tuple[set[str], set[str]]:
+        """(names, guests' addresses) of all, from the indexes alone: a tenth of what `list` takes."""
+        names = self._database.read("SELECT name FROM vms")
+        addresses = self._database.read(f"SELECT {_ADDRESS} FROM vms WHERE {_ADDRESS} > ''")
+        return {str(name) for (name,) in names}, {str(address) for (address,) in addresses}
+
+    def promised_mib(self) -> int:
+        """The memory of all that run, in MiB."""
+        sql = "SELECT total(json_extract(spec, '$.memory_mib')) FROM vms WHERE state = ?"
+        ((promised,),) = self._database.read(sql, (VMState.RUNNING.value,))
+        return int(promised or 0)
+
+    def is_empty(self) -> bool:
+        return not self._database.read("SELECT 1 FROM vms LIMIT 1")
 
     async def insert(self, record: VMRecord) -> None:
         """Reserve name and address with one row: ALREADY_EXISTS when either was taken meanwhile,

@@ -350,7 +350,7 @@ class VMService:
 
     async def _after_removal(self) -> None:
         async with self._reserving:  # a VM that comes meanwhile would find the bridge ready, and then gone
-            last = not self._table.list()
+            last = self._table.is_empty()
             if last:
                 await self._services.network.shutdown()
         if not last:
@@ -402,7 +402,7 @@ class VMService:
 
     def _warn_memory(self, spec: VMSpec, progress: Progress) -> None:
         """When the memory promised to running VMs would pass the host's."""
-        promised = sum(r.spec.memory_mib for r in self._table.list() if r.state is VMState.RUNNING)
+        promised = self._table.promised_mib()
         host_mib = memory_bytes() >> 20
         if host_mib and promised + spec.memory_mib > host_mib:
             progress(
@@ -417,8 +417,7 @@ class VMService:
         """Name, address and row, under one short lock."""
         services = self._services
         async with self._reserving:
-            records = self._table.list()
-            taken = {record.name for record in records}
+            taken, used = self._table.taken()
             name = request.name or generate_name(taken)
             if name in taken:
                 raise BangerError(
@@ -426,7 +425,6 @@ class VMService:
                     f"a VM named {name} exists already",
                     hint=f"choose another name, or: banger vm delete {name}",
                 )
-            used = {record.runtime.guest_ip for record in records}
             address = lowest_free(services.settings.bridge_ip, services.settings.cidr, used=used)
             vm_id = new_vm_id()
             vm_dir = services.paths.vm_dir(vm_id)

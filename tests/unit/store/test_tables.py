@@ -55,6 +55,16 @@ def test_every_field_of_the_record_is_a_column() -> None:
     assert set(COLUMNS) == {field.name for field in msgspec.structs.fields(VMRecord)}
 
 
+async def test_what_a_creation_asks_is_told_without_the_records(table: VMTable) -> None:
+    assert (table.taken(), table.promised_mib(), table.is_empty()) == ((set(), set()), 0, True)
+    runs = VMSpec(memory_mib=256)
+    await table.insert(vm("one", ip="172.16.0.2", state=VMState.RUNNING, spec=runs))
+    await table.insert(vm("two", ip="172.16.0.3", state=VMState.RUNNING, spec=runs))
+    await table.insert(vm("three", ip="172.16.0.4"))
+    assert table.taken() == ({"one", "two", "three"}, {"172.16.0.2", "172.16.0.3", "172.16.0.4"})
+    assert (table.promised_mib(), table.is_empty()) == (512, False)
+
+
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=20)
 MOMENTS = st.datetimes(
     min_value=datetime(2000, 1, 1), max_value=datetime(2100, 1, 1), timezones=st.just(UTC)
