@@ -114,7 +114,7 @@ def published_states(vm: shapes.VM) -> list[str]:
 
     return [
         f"{endpoint(port['host_address'], port['host_port'])} -> {port['guest_port']}"
-        + (f" (not now: {port['problem']})" if port.get("problem") else "")
+        + (f" (not now: {problem})" if (problem := port.get("problem")) else "")
         for port in vm["runtime"].get("published", [])
     ]
 
