@@ -181,6 +181,8 @@ def test_what_is_no_place_for_a_guest(banger: Instance) -> None:
     done = banger.banger("net", "why", VM, "2001:db8::1")
     assert done.status == 1
     assert "guests have no IPv6" in done.stderr
+    said = why(banger, "172.16.0.77")
+    assert said["sentence"] == "no VM that runs has the address 172.16.0.77", said["text"]
     banger.ok("vm", "create", "--no-start", "--name", "resting")
     done = banger.banger("net", "why", "resting", SERVER)
     assert "is not running" in done.stderr

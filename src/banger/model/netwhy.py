@@ -141,6 +141,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     links: tuple[HostLink, ...] = ()
     forwarding: bool = True
     route: HostRoute | None = None
+    nobody: bool = False  # the target is of the bridge's network, and no VM that runs has it
     names_problem: str = ""  # why the instance's own name server does not serve
 
 

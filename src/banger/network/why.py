@@ -62,7 +62,7 @@ def place(facts: Facts) -> str:
 def _verdict(facts: Facts) -> Verdict:
     if facts.probe is not None and not facts.probe.outcome.error:
         return _through(facts, facts.probe)
-    found = _guest_link(facts) or _name(facts) or _guest_route(facts)
+    found = _guest_link(facts) or _name(facts) or _guest_route(facts) or _nobody(facts)
     if found is not None:
         return found
     if facts.probe is None:
@@ -148,6 +148,17 @@ def _guest_route(facts: Facts) -> Verdict | None:
     return None
 
 
+def _nobody(facts: Facts) -> Verdict | None:
+    if not facts.nobody:
+        return None
+    return Verdict(
+        cause=Cause.NO_ANSWER,
+        at="answer",
+        sentence=f"no VM that runs has the address {facts.target}",
+        remedy="banger ps shows which have one",
+    )
+
+
 def _on_the_way(facts: Facts, probe: Probe) -> Verdict:
     forth, back = whytrace.forth(probe), whytrace.back(probe)
     found = _devices(facts)
@@ -212,7 +223,7 @@ def _dropped(facts: Facts, drop: TraceEvent, probe: Probe, *, answer: bool) -> V
         cause=Cause.FIREWALL,
         at="firewall",
         sentence=sentence,
-        remedy=remedy(drop, program, bridge=facts.bridge),
+        remedy=remedy(drop, program, bridge=facts.bridge, chains=chains),
         rule=rule,
     )
 

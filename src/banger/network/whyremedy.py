@@ -39,26 +39,27 @@ NAMES = {
 }
 
 
-def remedy(drop: TraceEvent, program: str, *, bridge: str) -> str:
-    """For this host's root, one line."""
+def remedy(drop: TraceEvent, program: str, *, bridge: str, chains: Sequence[str] = ()) -> str:
+    """For this host's root, one line. What is dropped on its way to the host itself has no outgoing link."""
     link = shlex.quote(bridge)
+    inward = not drop.oif
     if program in ("docker", "iptables"):
-        chain = "DOCKER-USER" if program == "docker" else shlex.quote(drop.chain)
-        table = "" if drop.table == "filter" or program == "docker" else f"-t {shlex.quote(drop.table)} "
-        return (
-            f"iptables {table}-I {chain} -i {link} -j ACCEPT; iptables {table}-I {chain} -o {link} "
-            "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
-        )
+        forward = drop.chain == "FORWARD" or drop.chain.startswith("DOCKER")
+        chain = "DOCKER-USER" if forward and "DOCKER-USER" in chains else shlex.quote(drop.chain)
+        tool = "iptables" if drop.table == "filter" else f"iptables -t {shlex.quote(drop.table)}"
+        out = f"{tool} -I {chain} -i {link} -j ACCEPT"
+        back = f"{tool} -I {chain} -o {link} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+        return out if inward else f"{out}; {back}"
     if program == "docker-nftables":
         return 'set "ip-forward-no-drop": true in /etc/docker/daemon.json and restart Docker'
     if program == "firewalld":
         return f"firewall-cmd --permanent --zone=trusted --add-interface={link} && firewall-cmd --reload"
     if program == "ufw":
-        return f"ufw route allow in on {link}"
-    if not all(_PLAIN.fullmatch(word) for word in (drop.table, drop.chain)):
+        way = "out" if drop.oif == bridge else "in"
+        return f"ufw allow in on {link}" if inward else f"ufw route allow {way} on {link}"
+    if drop.family == "bridge" or not all(_PLAIN.fullmatch(word) for word in (drop.table, drop.chain)):
         return f"let the program that made it accept what comes from {link}, and the answers"
     where = f"{drop.family} {drop.table} {drop.chain}"
-    return (
-        f"nft insert rule {where} iifname {link} accept; "
-        f"nft insert rule {where} oifname {link} ct state established,related accept"
-    )
+    out = f"nft insert rule {where} iifname {link} accept"
+    back = f"nft insert rule {where} oifname {link} ct state established,related accept"
+    return out if inward else f"{out}; {back}"

@@ -93,7 +93,7 @@ def _name_words(facts: Facts) -> str:
     answered = next((one for one in facts.asked if one.addresses), None)
     if answered is not None:
         return f"{answered.name} is {answered.addresses[0]}, says {answered.server}"
-    return "; ".join(whyname.said(one) for one in facts.asked[:3]) or "an address"
+    return "; ".join(dict.fromkeys(map(whyname.said, facts.asked[:4]))) or "an address"
 
 
 def _route_words(facts: Facts) -> str:

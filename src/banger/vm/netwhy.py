@@ -35,6 +35,7 @@ from banger.model.netwhy import (
     Protocol,
 )
 from banger.model.records import VMRecord
+from banger.model.states import CLAIMS_LIFE
 from banger.network import dnsask
 from banger.network.dnspacket import RCode
 from banger.network.why import explain
@@ -96,6 +97,7 @@ class NetWhyService:
         )
         problem = self._names_problem(record)
         facts = await gatherer.facts(record, host, port=port, protocol=wanted, names_problem=problem)
+        facts = msgspec.structs.replace(facts, nobody=self._is_nobody(facts))
         explained = explain(facts)
         verdict = explained.verdict
         outcome = facts.probe.outcome if facts.probe else Outcome()
@@ -114,6 +116,14 @@ class NetWhyService:
             stages=explained.stages,
             milliseconds=outcome.milliseconds,
         )
+
+    def _is_nobody(self, facts: Facts) -> bool:
+        if not facts.target or facts.target == facts.bridge_ip:
+            return False
+        if ipaddress.IPv4Address(facts.target) not in ipaddress.IPv4Network(facts.network):
+            return False
+        addresses = {one.runtime.guest_ip for one in self._services.table.list() if one.state in CLAIMS_LIFE}
+        return facts.target not in addresses
 
     def _names_problem(self, record: VMRecord) -> str:
         said = [

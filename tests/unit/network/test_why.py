@@ -184,6 +184,11 @@ CASES: dict[str, tuple[Facts, Cause, str]] = {
         Cause.REJECTED,
         "answer",
     ),
+    "nobody's address": (
+        facts((event("arp", "first", protocol=0),), target="172.16.0.77", nobody=True),
+        Cause.NO_ANSWER,
+        "answer",
+    ),
     "silence": (facts(), Cause.NO_ANSWER, "answer"),
     "tap down": (facts((), links=link(1, up=False)), Cause.TAP, "tap"),
     "tap gone": (facts((), links=(LINKS[0], LINKS[2])), Cause.TAP, "tap"),
@@ -240,13 +245,7 @@ def test_our_rules_say_what_is_looked_for() -> None:
 @pytest.mark.parametrize(
     ("table", "chain", "chains", "program", "begins"),
     [
-        (
-            "filter",
-            "FORWARD",
-            ["FORWARD", "DOCKER-USER"],
-            "docker",
-            "iptables -I DOCKER-USER -i br-fc -j ACCEPT; ",
-        ),
+        ("filter", "FORWARD", ["DOCKER-USER"], "docker", "iptables -I DOCKER-USER -i br-fc -j ACCEPT; "),
         ("filter", "FORWARD", ["FORWARD"], "iptables", "iptables -I FORWARD -i br-fc -j ACCEPT; "),
         ("mangle", "FORWARD", ["FORWARD"], "iptables", "iptables -t mangle -I FORWARD -i br-fc "),
         ("filter", "FORWARD", ["ufw-before-forward"], "ufw", "ufw route allow in on br-fc"),
@@ -257,9 +256,21 @@ def test_our_rules_say_what_is_looked_for() -> None:
     ],
 )
 def test_remedies(table: str, chain: str, chains: list[str], program: str, begins: str) -> None:
-    drop = dropped(table, chain)
+    drop = msgspec.structs.replace(dropped(table, chain), oif="eth0")
     assert owner(drop, chains) == program
-    assert remedy(drop, program, bridge="br-fc").startswith(begins)
+    assert remedy(drop, program, bridge="br-fc", chains=chains).startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("program", "chain", "whole"),
+    [
+        ("docker", "INPUT", "iptables -I INPUT -i br-fc -j ACCEPT"),
+        ("ufw", "ufw-user-input", "ufw allow in on br-fc"),
+        ("", "in", "nft insert rule ip filter in iifname br-fc accept"),
+    ],
+)
+def test_remedies_of_what_is_for_the_host(program: str, chain: str, whole: str) -> None:
+    assert remedy(dropped("filter", chain), program, bridge="br-fc", chains=["DOCKER-USER"]) == whole
 
 
 def test_rules_are_found_by_their_handle() -> None:
