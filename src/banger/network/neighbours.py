@@ -8,7 +8,7 @@ these words are all there is to do.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address
@@ -80,16 +80,21 @@ def programs(facts: FirewallFacts) -> tuple[Program, ...]:
 
 
 def owner(table: Table) -> Program:
-    """By the names that programs give to their tables and chains."""
-    if table.name.startswith("firewalld"):
+    return program_of(table.family, table.name, chains=table.chains)
+
+
+def program_of(family: str, table: str, *, chains: Iterable[str]) -> Program:
+    """By the names that programs give to their tables and chains. chains: the table's, as far as known."""
+    if table.startswith("firewalld"):
         return Program.FIREWALLD
-    if table.name.startswith("docker"):
+    if table.startswith("docker"):
         return Program.DOCKER_NFT
-    if any(name.startswith("ufw-") for name in table.chains):
+    known = tuple(chains)
+    if any(name.startswith("ufw-") for name in known):
         return Program.UFW
-    if any(name.startswith("DOCKER") for name in table.chains):
+    if any(name.startswith("DOCKER") for name in known):
         return Program.DOCKER
-    if table.legacy or (table.family in ("ip", "ip6") and table.name in ("filter", "nat", "mangle", "raw")):
+    if family in ("ip", "ip6") and table in ("filter", "nat", "mangle", "raw"):
         return Program.IPTABLES
     return Program.OTHER
 
