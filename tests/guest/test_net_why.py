@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -187,3 +189,20 @@ def test_what_is_no_place_for_a_guest(banger: Instance) -> None:
     done = banger.banger("net", "why", "resting", SERVER)
     assert "is not running" in done.stderr
     banger.ok("vm", "delete", "resting")
+
+
+def test_a_daemon_killed_meanwhile_leaves_nothing(banger: Instance) -> None:
+    def tables() -> str:
+        return banger.run_in_netns("nft", "list", "tables").text
+
+    pid = banger.daemon_pid()
+    with banger.start("net", "why", VM, "198.51.100.77:80") as asking:  # nobody's: three seconds
+        until(lambda: "_why" in tables(), timeout_s=30)
+        os.kill(pid, signal.SIGKILL)
+        asking.communicate(timeout=60)
+        assert asking.returncode == 1
+    assert "_why" in tables()
+    banger.ok("vm", "list")  # the next daemon
+    assert "_why" not in tables()
+    banger.ok("host", "audit")
+    assert why(banger, f"{SERVER}:{WEB}")["through"]
