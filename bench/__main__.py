@@ -21,6 +21,7 @@ NAMES = (
     "copy",
     "exec",
     "net",
+    "many",
     "ports",
     "pull",
     "pull_memory",
