@@ -171,11 +171,7 @@ def image_check(paths: Paths, default: str) -> Check:
     if unseeded:
         hint = "pull or register the image again where guests shall find its /root"
         return Check("image", Status.WARN, f"/root starts out empty: {'; '.join(unseeded)}", hint)
-    return findings.made_at_first_use(
-        "image",
-        [image.name + (" (the default)" if image.name == default else "") for image in images],
-        f"{default} is made at the first start, in a minute or two",
-    )
+    return findings.images([image.name for image in images], default)
 
 
 def without_seed(folder: Path) -> str:

@@ -193,6 +193,13 @@ def made_at_first_use(name: str, there: Sequence[str], otherwise: str) -> Check:
     return Check(name, Status.PASS, f"none yet: {otherwise}")
 
 
+def images(names: Sequence[str], default: str) -> Check:
+    there = [f"{name} (the default)" if name == default else name for name in names]
+    if default not in names:
+        there.append(f"{default} (the default) is got at the first start, in a minute or two")
+    return Check("image", Status.PASS, ", ".join(there))
+
+
 def names_port(listen: str, *, busy: bool, holder: str, ours: bool) -> Check:
     """holder: who has the port, "" where it cannot be seen. ours: it is the daemon of this instance."""
     if ours:

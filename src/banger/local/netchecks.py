@@ -17,7 +17,7 @@ from banger.network.neighbours import obstacles, programs
 from banger.network.surroundings import way_of
 from banger.system import resolved, tcplisten
 from banger.system.firewalls import BRIDGE_CALLS, firewall_facts
-from banger.system.routes import routing_facts
+from banger.system.routes import RoutingFacts, routing_facts
 
 NSSWITCH = "/etc/nsswitch.conf"
 FORWARDING = "/proc/sys/net/ipv4/ip_forward"
@@ -28,8 +28,15 @@ async def network_checks(
     paths: Paths, settings: Settings, *, root: bool, distribution: Distribution
 ) -> list[Check]:
     """Of the network namespace that this runs in."""
-    routing = await routing_facts()
+    unseen = []
+    try:
+        routing = await routing_facts()
+    except OSError as error:
+        routing = RoutingFacts()
+        said = f"links and routes cannot be seen: {error}"
+        unseen.append(Check("network", Status.WARN, said, "run doctor where banger runs, as the same user"))
     found = [
+        *unseen,
         netfindings.bridge(settings, routing, _read(f"{paths.state_dir}/instance")),
         netfindings.uplink(routing),
         netfindings.mtu(routing),

@@ -116,7 +116,12 @@ def _open() -> _Socket:
 
 
 async def _all(dump: _Dump) -> list[_Message]:
-    return [message async for message in await dump("dump", family=socket.AF_INET)]
+    try:
+        return [message async for message in await dump("dump", family=socket.AF_INET)]
+    except Exception as error:
+        if type(error).__name__ == "NetlinkError":  # pyroute2's, which is no OSError
+            raise OSError(str(error)) from error
+        raise
 
 
 async def _way_out(asking: _Socket) -> int:

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from banger.config.paths import Paths, resolve_paths
+from banger.config.settings import Settings
 from banger.image import seeds
 from banger.image.published import write_record
 from banger.local import doctor, netchecks
-from banger.local.findings import Check, Status
+from banger.local.findings import Check, Distribution, Status
 from banger.model.records import Image, now
 from banger.system.host_packages import HOST_PACKAGES, RUN, absent
+from banger.system.routes import RoutingFacts
 
 
 @pytest.fixture
@@ -113,3 +115,43 @@ def test_an_image_without_a_seed_is_said_with_its_reason(paths: Paths) -> None:
     said = doctor.image_check(paths, "debian")
     assert said.status is Status.WARN
     assert "the image cccccccccccc has no work seed: it " in said.message
+
+
+def test_a_broken_image_and_a_key_that_is_none_are_failures(paths: Paths, tmp_path: Path) -> None:
+    folder = Path(paths.images_dir, "a" * 64)
+    folder.mkdir(parents=True)
+    image = Image(
+        id=folder.name,
+        name="torn",
+        managed=True,
+        created_at=now(),
+        updated_at=now(),
+        rootfs_path="rootfs.ext4",
+    )
+    write_record(folder, image)
+    said = doctor.image_check(paths, "debian")
+    assert said.status is Status.FAIL
+    assert "torn: " in said.message
+    assert said.hint
+    assert doctor.key_check(str(tmp_path)).status is Status.FAIL
+    assert doctor.key_check(f"{tmp_path}/none").status is Status.PASS
+
+
+def test_defaults_follow_the_configuration(paths: Paths) -> None:
+    Path(paths.config_file).parent.mkdir(parents=True)
+    Path(paths.config_file).write_text("[vm_defaults]\nvcpu = 3\n")
+    settings, _ = doctor.read_settings(paths)
+    assert doctor.defaults_check(settings).message.startswith("3 vcpu (config), ")
+    assert doctor.daemon_check(paths).message.startswith("does not run")
+
+
+@pytest.mark.anyio
+async def test_a_kernel_that_shows_no_routes_is_said(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse() -> RoutingFacts:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(netchecks, "routing_facts", refuse)
+    distribution = Distribution("debian", "Debian")
+    found = by_name(await netchecks.network_checks(paths, Settings(), root=False, distribution=distribution))
+    assert "Operation not permitted" in found["network"].message
+    assert found["way out"].status is Status.WARN

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+import banger
+from banger.config.settings import VMDefaults
 from banger.local import findings
 from banger.local.findings import Check, Distribution, Status
+from banger.model.defaults import HostCapacity, resolve_spec
 from banger.system.host_packages import HOST_PACKAGES, RUN, TEST, HostPackage
 from banger.system.kvm import KvmStatus
 
@@ -163,3 +166,34 @@ def test_every_warning_and_failure_has_a_hint() -> None:
         findings.names_port("127.0.0.1:42069", busy=True, holder="", ours=False),
     ]
     assert all(case.hint and "\n" not in case.hint for case in cases)
+
+
+def test_defaults_say_where_they_came_from() -> None:
+    configured = VMDefaults(vcpu=3, nat=True)
+    resolved = resolve_spec(configured, HostCapacity(cpus=4, memory_bytes=8 << 30))
+    check = findings.defaults(resolved)
+    assert check.status is Status.PASS
+    assert check.message == (
+        "3 vcpu (config), 1024 MiB (host), 8G disk (built-in), 8G overlay (built-in), NAT (config)"
+    )
+
+
+def test_the_daemon() -> None:
+    current = findings.daemon(banger.__version__, 7, ())
+    older = findings.daemon("0.0.1", 7, ())
+    troubled = findings.daemon(banger.__version__, 7, ["nobody can ask for names"])
+    assert [check.status for check in (current, older, troubled)] == [Status.PASS, Status.WARN, Status.WARN]
+    assert "banger daemon stop" in older.hint
+    assert "nobody can ask for names" in troubled.message
+
+
+def test_a_key_that_others_can_read() -> None:
+    assert findings.ssh_key("/k", mode=0o600).status is Status.PASS
+    open_key = findings.ssh_key("/k", mode=0o644)
+    assert (open_key.status, open_key.hint) == (Status.WARN, "chmod 600 /k")
+
+
+def test_images_and_the_default() -> None:
+    assert findings.images(["a", "b"], "b").message == "a, b (the default)"
+    assert "debian (the default) is got at the first start" in findings.images(["a"], "debian").message
+    assert findings.images([], "debian").status is Status.PASS
