@@ -18,8 +18,9 @@ import msgspec
 from banger.config.settings import Settings
 from banger.network.addresses import address_number, bridge_network
 
+PORTS = 1023
 GUESTS_PER_BRIDGE = 1000
-"""23 ports are left for what is not a guest's (yet): idle taps of the pool, a tap on its way out."""
+"""The other ports are for what is no guest's (yet): idle taps of the pool, a tap on its way out."""
 
 _MOST_NAME = 15
 _FURTHER = re.compile(r".+-([1-9][0-9]{0,4})")
@@ -52,6 +53,10 @@ class Bridges(msgspec.Struct, frozen=True, kw_only=True):
     def several(self) -> bool:
         """Whether the network has room for guests of a second one."""
         return self._last() > 0
+
+    def idle(self, wanted: int) -> int:
+        """How many idle taps, of those wanted, the first bridge has ports for when its block is full."""
+        return min(wanted, PORTS - self.guests) if self.several() else wanted
 
     def prefix_of(self, bridge: str) -> int:
         """With which the bridge has the gateway's address."""

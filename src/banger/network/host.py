@@ -48,7 +48,9 @@ class HostNetwork:
         self.bridges = bridges or bridges_of(settings)
         self._helper = helper
         self._settings = settings
-        self._pool = TapPool(settings.tap_pool_size, make=self._make_idle, delete=helper.delete_tap)
+        self._pool = TapPool(
+            self.bridges.idle(settings.tap_pool_size), make=self._make_idle, delete=helper.delete_tap
+        )
         self._ready: set[str] = set()
         self._preparing = OrderedLock(Rank.LEAF, "bridge")
         self._followers = tuple(followers)

@@ -41,6 +41,12 @@ def test_behind_a_thousand_addresses_comes_another() -> None:
         assert not made.own(name)
 
 
+@pytest.mark.parametrize(("prefix", "idle"), [(24, 256), (22, 23), (8, 23)])
+def test_idle_taps_leave_the_ports_of_a_full_block(prefix: int, idle: int) -> None:
+    assert bridges(prefix).idle(256) == idle
+    assert bridges(prefix).idle(4) == 4
+
+
 def test_the_last_of_the_largest_network_has_a_name_a_link_may_have() -> None:
     made = Bridges(name="br-0123456789ab", address="10.9.0.1", prefix=8)
     last = made.of("10.255.255.254")

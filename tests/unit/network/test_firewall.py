@@ -15,6 +15,7 @@ from banger.helper import ruleset
 from banger.helper.interface import FirewallRules, Helper
 from banger.model.records import VMRecord, VMRuntime, VMSpec
 from banger.model.states import VMState
+from banger.network.bridges import bridges_of
 from banger.network.firewall import FORWARDING_KEY, Firewall
 from banger.store.database import Database
 from banger.store.settings import SettingTable
@@ -182,3 +183,29 @@ def test_every_rule_says_what_it_is_for() -> None:
             assert not judges, line
             if 'comment "' in line:
                 assert len(line.split('comment "')[1]) <= 128, line
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+async def test_guests_on_two_bridges(before: SettingTable, isolated: bool) -> None:
+    """Both are named; between them the host forwards only where guests may reach each other."""
+    kernel, records = Kernel(), [record_of(2)]
+    settings = Settings(network_isolation=isolated)
+    firewall = Firewall(
+        cast(Helper, kernel),
+        settings,
+        records=lambda: records,
+        before=before,
+        bridges=bridges_of(settings, guests=4),
+    )
+    await firewall.refresh()
+    assert kernel.rules is not None
+    assert (kernel.rules.further, kernel.on) == ((), False)
+    records.append(record_of(5))
+    await firewall.refresh()
+    assert (kernel.rules.further, kernel.on) == (("br-fc-1",), not isolated)
+    text = ruleset.ruleset(INSTANCE, kernel.rules)
+    assert text.count('"br-fc"') == text.count('{ "br-fc", "br-fc-1" }') == 5
+    kernel.on = False
+    assert bool((await firewall.drift())[1]) is not isolated
+    await firewall.remove()
+    assert not firewall.forwarding_changed()
