@@ -17,6 +17,18 @@ class PublishPort(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     host_address: str = "127.0.0.1"  # IPv4 or IPv6; 0.0.0.0 is every address of the host's
 
 
+class Owner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who asks: what their new VM's /root gets of theirs.
+
+    uid: whose home file_sync means where the daemon is root's (a user's daemon knows no other than its own).
+    git_name, git_email: user.name and user.email of their git, for the guest's; "" for none.
+    """
+
+    uid: int | None = None
+    git_name: str = ""
+    git_email: str = ""
+
+
 class CreateVM(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """POST /v1/vms. None or "" means: the default (SPEC §1)."""
 
@@ -31,6 +43,7 @@ class CreateVM(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     auto_remove: bool = False
     start: bool = True
     publish: tuple[PublishPort, ...] = ()
+    owner: Owner | None = None
 
 
 class StartVM(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from banger.cli.escape import safe
 from banger.cli.progress import Progress
 from banger.client.client import Client, Operation
 from banger.client.errors import DaemonUnreachable
@@ -98,6 +99,16 @@ class Lease:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def owned(fields: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """The fields of a new VM with whose it is: what its /root gets of the user's, the daemon cannot know."""
+    from banger.local.gitidentity import request_owner
+
+    owner, notes = request_owner()
+    for note in notes:
+        progress.line(f"warning: {safe(note)}", always=True)
+    return {**fields, "owner": owner}
 
 
 def boot(client: Client, fields: dict[str, Any], progress: Progress) -> dict[str, Any]:

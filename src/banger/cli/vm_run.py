@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from banger.cli import state
-from banger.cli.boot import Interrupted, Lease, delete, uninterrupted
+from banger.cli.boot import Interrupted, Lease, delete, owned, uninterrupted
 from banger.cli.image_pull import boot_pulled
 from banger.cli.lazy import GuestCommand, guest_command
 from banger.cli.options import (
@@ -43,7 +43,7 @@ def create(published: tuple[PortSpec, ...], no_start: bool, as_json: bool, **siz
         fields["start"] = False
     try:
         with Client() as client, Progress() as progress:
-            vm = boot_pulled(client, fields, progress)
+            vm = boot_pulled(client, owned(fields, progress), progress)
     except Interrupted as interrupted:
         return interrupted.status
     if as_json:
@@ -108,7 +108,7 @@ def run(
         terminal = terminal or (wants_shell and is_terminal(0) and is_terminal(1))
     try:
         with Client() as client, Progress() as progress:
-            vm = boot_pulled(client, fields, progress)
+            vm = boot_pulled(client, owned(fields, progress), progress)
             vm_id, name = str(vm["id"]), str(vm["name"])
             for port in vm["spec"].get("published", ()):
                 where = endpoint(port["host_address"], port["host_port"])

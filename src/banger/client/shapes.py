@@ -27,8 +27,15 @@ class SpecRequired(TypedDict):
     nat_enabled: bool
 
 
+class Owner(TypedDict, total=False):
+    uid: int
+    git_name: str
+    git_email: str
+
+
 class Spec(SpecRequired, total=False):
     published: list[PublishedPort]
+    owner: Owner | None
 
 
 class Runtime(TypedDict, total=False):

@@ -159,6 +159,13 @@ def host_path(value: object, home: str) -> str:
     return _normal(path)
 
 
+def synced_path(value: object, _home: str) -> str:
+    """As host_path, but `~/` stays: whose home it is, each VM's owner decides."""
+    stays = isinstance(value, str) and (value == "~" or value.startswith("~/"))
+    path = host_path(value, "/~")
+    return path[1:] if stays else path
+
+
 def optional_path(value: object, home: str) -> str:
     """As host_path; empty is: not set."""
     return "" if value == "" else host_path(value, home)

@@ -270,15 +270,16 @@ TABLES: tuple[Table, ...] = (
         "file_sync",
         True,
         "Files of the host that a new VM's `/root` gets, once, when its work disk is made. "
-        "A missing one is skipped with a warning. No `..`, no relative path, no `~user`.",
+        "A missing one is skipped with a warning, and so are symlinks. No `..`, no relative path, no "
+        "`~user`. All of it: docs/files.md.",
         (
             Key(
                 "host",
                 "host",
-                checks.host_path,
+                checks.synced_path,
                 _PATH,
                 "required",
-                "File or folder, absolute or `~/…`.",
+                "File or folder, absolute or `~/…`: in the home of who makes the VM.",
                 True,
             ),
             Key("guest", "guest", checks.guest_path, "~/…", "required", "Its place in the guest.", True),

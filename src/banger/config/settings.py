@@ -33,6 +33,8 @@ class CatalogImage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FileSync(msgspec.Struct, frozen=True, kw_only=True):
+    """host: absolute, or `~/…` in the home of the VM's owner. guest: `~/…`. mode: of files; None is 0600."""
+
     host: str
     guest: str
     mode: int | None = None

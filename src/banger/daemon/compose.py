@@ -88,7 +88,7 @@ async def compose(
             find_monitor=chosen,
             find_monitor_of=chosen.of,
             capabilities=(
-                WorkDisk(images, ssh_key_path=key_path),
+                WorkDisk(images, ssh_key_path=key_path, file_sync=settings.file_sync),
                 GuestNames(names),
                 Nat(firewall, Lookout(settings)),
             ),

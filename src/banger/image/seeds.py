@@ -14,7 +14,8 @@ import re
 import tarfile
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO
 
@@ -61,28 +62,35 @@ class Stopped(Exception):
 
 async def make_work_disk(path: str | Path, *, size_bytes: int, seed: Path, programs: E2fsprogs) -> None:
     """Write a work disk with a seed's content to `path`, by rename. NO_SPACE where it is too small for it."""
+    stamp = read_stamp(seed)
+    if stamp is None:
+        raise invalid(f"{seed} is no work seed")
+    if stamp.content_bytes > size_bytes:
+        raise BangerError(
+            ErrorCode.NO_SPACE,
+            f"the image's /root needs {-(-stamp.content_bytes >> 20)} MiB,"
+            f" and the work disk has {size_bytes >> 20} MiB",
+            hint="make the VM with a larger --disk-size",
+        )
+    async with renamed(path) as temporary:
+        await ext4.make(
+            temporary,
+            size_bytes=size_bytes,
+            programs=programs,
+            tar=seed,
+            label=LABEL,
+            inodes=stamp.inodes * 3 // 2,
+        )
+
+
+@asynccontextmanager
+async def renamed(path: str | Path) -> AsyncIterator[Path]:
+    """A name beside `path` to make a disk at: it becomes `path` at the end, and goes when that fails."""
     target = Path(path)
     temporary = target.with_name(f".{target.name}.tmp")
     try:
-        stamp = read_stamp(seed)
-        if stamp is None:
-            raise invalid(f"{seed} is no work seed")
-        if stamp.content_bytes > size_bytes:
-            raise BangerError(
-                ErrorCode.NO_SPACE,
-                f"the image's /root needs {-(-stamp.content_bytes >> 20)} MiB,"
-                f" and the work disk has {size_bytes >> 20} MiB",
-                hint="make the VM with a larger --disk-size",
-            )
         try:
-            await ext4.make(
-                temporary,
-                size_bytes=size_bytes,
-                programs=programs,
-                tar=seed,
-                label=LABEL,
-                inodes=stamp.inodes * 3 // 2,
-            )
+            yield temporary
             os.replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -117,7 +125,7 @@ def prepare(
             if rootfs:
                 home, problem = _of_rootfs(descriptor)
             else:
-                home = _of_seed(descriptor, seed)
+                home = home_of_seed(descriptor, seed)
             with tempfile.TemporaryFile(dir=seed.parent) as spool:
                 _lay(home, files, spool)
                 return _write(
@@ -167,8 +175,11 @@ def _of_rootfs(descriptor: int) -> tuple[Folder, str]:
         return new_folder(0, 0o700), error.brief[:500]
 
 
-def _of_seed(descriptor: int, seed: Path) -> Folder:
-    """A tar of an image's /root, of any owner and with whatever a home has no business with."""
+def home_of_seed(descriptor: int, seed: Path) -> Folder:
+    """The tree of a tar of an image's /root, of any owner and with whatever a home has no business with.
+
+    descriptor: of the open seed, which the tree's contents lie in.
+    """
     tree = LayerTree(max_nodes=MAX_ENTRIES, max_index=_MAX_INDEX, max_steps=MAX_ENTRIES)
     tree.root.mode = 0o700
     bytes_left = _MAX_INDEX
@@ -218,16 +229,10 @@ def _lay(home: Folder, files: Sequence[GuestFile], spool: IO[bytes]) -> None:
         if not path:
             raise invalid("a file for the work disk without a name")
         *parents, name = path.encode().split(b"/")
-        folder = home
-        for part in parents:
-            there = folder.children.get(part)
-            if not isinstance(there, Folder):
-                there = new_folder(0, 0o700 if part == b".ssh" else 0o755)
-                _place(folder, part, there)
-            folder = there
+        folder = folder_above(home, parents)
         position = spool.tell()
         spool.write(file.content)
-        _place(
+        place(
             folder,
             name,
             Inode(
@@ -241,7 +246,20 @@ def _lay(home: Folder, files: Sequence[GuestFile], spool: IO[bytes]) -> None:
     spool.flush()
 
 
-def _place(folder: Folder, name: bytes, inode: Inode) -> None:
+def folder_above(home: Folder, parents: Sequence[bytes]) -> Folder:
+    """The folder at a path, made where there is none; what is there and is no folder goes."""
+    folder = home
+    for part in parents:
+        there = folder.children.get(part)
+        if not isinstance(there, Folder):
+            there = new_folder(0, 0o700 if part == b".ssh" else 0o755)
+            place(folder, part, there)
+        folder = there
+    return folder
+
+
+def place(folder: Folder, name: bytes, inode: Inode) -> None:
+    """In place of what is there, of which other names may stay."""
     there = folder.children.pop(name, None)
     if there is not None:
         there.names -= 1

@@ -8,9 +8,7 @@ is printed or put on a command line.
 from __future__ import annotations
 
 import asyncio
-import os
-import pwd
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -25,6 +23,7 @@ from banger.image.oci.auth import (
     parse_helper_answer,
 )
 from banger.image.oci.reference import Reference
+from banger.local.account import Account, as_user, this_account
 from banger.system.run import run
 
 HELPER_TIMEOUT_S = 120.0
@@ -39,48 +38,9 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...]
 
 
-class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose files and helpers they are. env: the user's own; uid: None where it is this process's."""
-
-    home: str
-    env: dict[str, str]
-    uid: int | None = None
-    gid: int | None = None
-
-
 def find(reference: Reference, *, mirrors: Iterable[str] = ()) -> Found:
     """What the user has for a reference's registry, and for its mirrors (host[:port]). Blocking."""
     return asyncio.run(find_credentials(reference, account=this_account(), mirrors=mirrors))
-
-
-def this_account(environ: Mapping[str, str] | None = None, *, euid: int | None = None) -> Account:
-    """This user's; under sudo (root with SUDO_UID) the caller's, without the variables that are root's."""
-    env = dict(os.environ) if environ is None else dict(environ)
-    euid = os.geteuid() if euid is None else euid
-    caller = env.get("SUDO_UID", "")
-    if euid == 0 and caller.isascii() and caller.isdigit() and caller != "0":
-        try:
-            user = pwd.getpwuid(int(caller))
-        except (KeyError, OverflowError):
-            user = None
-        if user is not None:
-            own = {"HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name}
-            kept: dict[str, str] = {
-                key: env[key] for key in ("PATH", "LANG", "TERM", "DISPLAY") if key in env
-            }
-            runtime = f"/run/user/{user.pw_uid}"
-            return Account(
-                home=user.pw_dir,
-                env={
-                    **kept,
-                    **own,
-                    "XDG_RUNTIME_DIR": runtime,
-                    "DBUS_SESSION_BUS_ADDRESS": f"unix:path={runtime}/bus",  # where keyrings answer
-                },
-                uid=user.pw_uid,
-                gid=user.pw_gid,
-            )
-    return Account(home=env.get("HOME", ""), env=env)
 
 
 def auth_files(account: Account) -> list[Path]:
@@ -138,19 +98,9 @@ def _read_files(account: Account, notes: list[str]) -> list[tuple[Path, AuthFile
 async def _ask(helper: Helper, account: Account, path: Path, *, notes: list[str]) -> Credential | None:
     """`docker-credential-X get`: the registry's name on stdin, JSON on stdout."""
     program = f"docker-credential-{helper.name}"
-    argv = [program, "get"]
-    if account.uid is not None:
-        argv = [
-            "setpriv",
-            f"--reuid={account.uid}",
-            f"--regid={account.gid}",
-            "--init-groups",
-            "--",
-            *argv,
-        ]
     try:
         done = await run(
-            argv,
+            as_user([program, "get"], account),
             timeout_s=HELPER_TIMEOUT_S,
             env=account.env,
             input=helper.address.encode(),

@@ -26,6 +26,14 @@ class PublishedPort(msgspec.Struct, frozen=True, kw_only=True):
     guest_port: int
 
 
+class VMOwner(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who made the VM, as their command said. uid: whose files the daemon of the system syncs."""
+
+    uid: int | None = None
+    git_name: str = ""
+    git_email: str = ""
+
+
 class VMSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     vcpu_count: int = 2
     memory_mib: int = 2048
@@ -33,6 +41,7 @@ class VMSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     work_disk_size_bytes: int = 8 << 30
     nat_enabled: bool = False
     published: tuple[PublishedPort, ...] = ()
+    owner: VMOwner | None = None
 
 
 class VMRuntime(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -38,6 +38,7 @@ from banger.vm.live import LiveMachines
 from banger.vm.liveness import machine_alive
 from banger.vm.locks import VMLocks, finish
 from banger.vm.netwhy import NetWhyService
+from banger.vm.owner import owner_of
 from banger.vm.planner import Finding
 from banger.vm.publishing import Publishing, going_ports, port_of, spec_of, wanted_ports, with_ports
 from banger.vm.reconcile import Reconciler
@@ -105,6 +106,7 @@ class VMService:
         nothing; a start that fails later leaves an `error` VM."""
         if request.name:
             validate_name(request.name)
+        owner = owner_of(request)
         spec = self._spec(request)
         progress(ProgressEvent(step="spec", message=spec_line(spec)))
         self._warn_memory(spec, progress)
@@ -115,7 +117,7 @@ class VMService:
         chosen = await self._publishing.choose(wanted_ports(request.publish), published=())
         if request.start:
             await self._publishing.try_out(chosen)
-        spec = msgspec.structs.replace(spec, published=tuple(map(port_of, chosen)))
+        spec = msgspec.structs.replace(spec, published=tuple(map(port_of, chosen)), owner=owner)
         record = await self._reserve(request, spec=spec, image_id=image.id)
         # from here on the client knows what to delete when it is interrupted
         progress(ProgressEvent(step="reserve", message=f"creating {record.name}", vm_id=record.id))

@@ -121,7 +121,7 @@ def test_every_key_is_read() -> None:
             CatalogImage(name="debian-bookworm", reference=f"debian@{DIGEST}"),
         ),
         file_sync=(
-            FileSync(host="/home/ann/.gitconfig", guest="~/.gitconfig", mode=0o644),
+            FileSync(host="~/.gitconfig", guest="~/.gitconfig", mode=0o644),
             FileSync(host="/etc/hosts", guest="~/hosts"),
         ),
     )

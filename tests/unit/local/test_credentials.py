@@ -11,7 +11,8 @@ import pytest
 
 from banger.image.oci.auth import Credential
 from banger.image.oci.reference import parse_reference
-from banger.local.credentials import Account, Found, auth_files, find_credentials, this_account
+from banger.local.account import Account, this_account
+from banger.local.credentials import Found, auth_files, find_credentials
 from tests.capabilities import require
 
 pytestmark = pytest.mark.anyio
