@@ -7,6 +7,7 @@ entry, the blob or the document.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -52,7 +53,7 @@ class Hostile:
     """layers: tars, packed as gzip. says: what the refusal has in it; LAYER stands for the last one's digest,
     SHORT for its beginning.
 
-    packed: makes a layer's blob of its tar. config, layer: laid over what would be right.
+    packed: makes a layer's blob of its tar. config, layer, diff_id: laid over what would be right.
     """
 
     name: str
@@ -61,13 +62,13 @@ class Hostile:
     packed: Callable[[bytes], bytes] = lambda data: gzip.compress(data, mtime=0)
     config: Mapping[str, Any] = field(default_factory=dict)
     layer: Mapping[str, Any] = field(default_factory=dict)
-    diff_id: str = ""
+    diff_id: Callable[[], str] | None = None
 
 
 FINE = tar(entry("etc", tarfile.DIRTYPE, mode=0o755), entry("etc/fine"))
 SPARSE = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(1 << 40)}
 HOSTILE = [
-    Hostile("another-content", (FINE,), ("layer LAYER", "diff_id"), diff_id=digest(b"else")),
+    Hostile("another-content", (FINE,), ("layer LAYER", "diff_id"), diff_id=lambda: digest(b"else")),
     Hostile("climbs", (FINE, tar(entry("a/../../../../etc/cron.d/owned"))), ("LAYER", "'a/../../", '".."')),
     Hostile(
         "climbs-by-link",
@@ -143,6 +144,16 @@ def often(data: bytes, times: int, *, members: int = 1) -> Callable[[bytes], byt
     return lambda _plain: gzip.compress(data * (times // members), 1, mtime=0) * members
 
 
+def digest_of_many(data: bytes, times: int) -> str:
+    """Of so much that it is not put together."""
+    hasher = hashlib.sha256()
+    for _ in range(16):
+        hasher.update(data * (times // 16))
+    return f"sha256:{hasher.hexdigest()}"
+
+
+ONE = blocks(tar(entry("etc/fine")))
+MANY = 1_000_016
 ATTRIBUTES = {"SCHILY.xattr.com.example": "a" * 1_000_000}
 FAR = "a/../" * 500
 STAIRS = [
@@ -161,8 +172,8 @@ BOMBS = [
         "of-entries",
         (FINE,),
         ("layer LAYER", "entry 'etc/fine'", "more entries", "than an image can have"),
-        packed=often(blocks(tar(entry("etc/fine"))), 1_048_576, members=16),
-        diff_id=digest(blocks(tar(entry("etc/fine"))) * 1_048_576),
+        packed=often(ONE, MANY, members=16),
+        diff_id=lambda: digest_of_many(ONE, MANY),
     ),
     Hostile(
         "of-attributes",
@@ -186,7 +197,7 @@ def address(banger: Instance) -> Iterator[str]:
 def push(address: str, image: Hostile) -> str:
     """Tools refuse to push some of these. The last layer's digest."""
     blobs = [image.packed(layer) for layer in image.layers]
-    diff_ids = [image.diff_id or digest(layer) for layer in image.layers]
+    diff_ids = [image.diff_id() if image.diff_id else digest(layer) for layer in image.layers]
     upload(
         address,
         image.name,
