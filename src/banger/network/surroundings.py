@@ -8,17 +8,18 @@ from __future__ import annotations
 import ipaddress
 
 from banger.config.settings import Settings
+from banger.network.bridges import bridges_of
 from banger.network.neighbours import Obstacle, Way, obstacles
 from banger.system.firewalls import FirewallFacts, firewall_facts
 from banger.system.routes import uplink
 
 
 def way_of(settings: Settings, *, link: str, guest_ip: str = "", nat: bool = True) -> Way:
-    """guest_ip: any guest's, where it does not matter which."""
+    """guest_ip: "" for any guest of the first bridge."""
     network = ipaddress.IPv4Interface(f"{settings.bridge_ip}/{settings.cidr}").network
     guest = guest_ip or str(next(each for each in network.hosts() if str(each) != settings.bridge_ip))
     return Way(
-        bridge=settings.bridge_name,
+        bridge=bridges_of(settings).of(guest_ip),
         bridge_ip=settings.bridge_ip,
         guest_ip=guest,
         uplink=link,
