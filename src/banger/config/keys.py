@@ -182,7 +182,7 @@ TOP: tuple[Key, ...] = (
         checks.flag,
         _FLAG,
         "true",
-        "Guests do not reach each other. (What they reach besides: docs/network.md.)",
+        "Guests do not reach each other; docs/network.md has what they reach besides.",
     ),
     Key(
         "host_access",
