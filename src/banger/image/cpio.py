@@ -37,10 +37,6 @@ class CpioWriter:
             self._folders.add(name)
             self._entry(name, stat.S_IFDIR | (mode & 0o7777), b"")
 
-    def add_symlink(self, name: str, target: str) -> None:
-        self._parents(name)
-        self._entry(name, stat.S_IFLNK | 0o777, target.encode("utf-8", "surrogateescape"))
-
     def finish(self) -> bytes:
         """The archive, its trailer included, padded to a multiple of 512 bytes."""
         self._header("TRAILER!!!", mode=0, size=0, links=1, inode=0)
@@ -84,8 +80,3 @@ def _clean(name: str) -> str:
     if "\0" in name or len(name) >= MAX_NAME or any(part in ("", ".", "..") for part in parts):
         raise invalid(f"not a path for an initramfs: {name[:200]!r}")
     return "/".join(parts)
-
-
-def pad(data: bytes) -> bytes:
-    """data, padded with zeros so that another archive may follow it."""
-    return data + bytes(-len(data) % BLOCK)

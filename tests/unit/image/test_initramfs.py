@@ -53,14 +53,12 @@ def test_entries_have_parents_once() -> None:
     archive.add_file("a/b/c", b"x", mode=0o640)
     archive.add_file("a/b/d", b"yy")
     archive.add_folder("a/e", mode=0o700)
-    archive.add_symlink("a/l", "b/c")
     data = archive.finish()
     assert len(data) % 512 == 0
     found = read_archives(data)
-    assert list(found) == ["a", "a/b", "a/b/c", "a/b/d", "a/e", "a/l"]
+    assert list(found) == ["a", "a/b", "a/b/c", "a/b/d", "a/e"]
     assert found["a/b/c"] == (stat.S_IFREG | 0o640, b"x")
     assert found["a/e"][0] == stat.S_IFDIR | 0o700
-    assert found["a/l"] == (stat.S_IFLNK | 0o777, b"b/c")
 
 
 @pytest.mark.parametrize("name", ["", "/", "..", "a/../b", "a//b", "./a", "a\0b", "x" * 5000])
@@ -86,7 +84,7 @@ def test_archives_behind_each_other(first: dict[str, bytes], second: dict[str, b
         archive = cpio.CpioWriter()
         for name, content in files.items():
             archive.add_file(name, content)
-        data = cpio.pad(data) + archive.finish()
+        data += archive.finish()
     assert {name: content for name, (_, content) in read_archives(data).items()} == {**first, **second}
 
 
