@@ -25,6 +25,7 @@ N = TypeVar("N", int, float)
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_POOL = 256
 MAX_TEXT = 4096
+MAX_FILE_NAME = 255
 MIN_POLL_S = 0.1
 _BRIDGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")  # 15: the kernel's IFNAMSIZ less its end
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\]")
@@ -185,6 +186,8 @@ def guest_path(value: object, _home: str) -> str:
     inside = _normal("/root" + path[1:] if path.startswith("~") else path)
     if not inside.startswith("/root/"):
         raise Fault(f"{_shown(path)} is not below /root", "a path in the guest begins with ~/ and a name")
+    if any(len(part.encode("utf-8", "surrogatepass")) > MAX_FILE_NAME for part in inside.split("/")):
+        raise Fault(f"has a name of more than {MAX_FILE_NAME} bytes")
     return "~/" + inside.removeprefix("/root/")
 
 

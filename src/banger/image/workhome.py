@@ -99,7 +99,14 @@ def _lay(descriptor: int, seed: Path, *, part: UsersPart, files: HostFiles) -> _
     if (part.git_name or part.git_email) and not _has_git_config(home):
         place(home, GIT_CONFIG, files.keep(git_config(part.git_name, part.git_email), 0o644))
     largest = max(sizes, key=lambda key: sizes[key], default="")
-    return _Laid(home, measure(home), largest)
+    try:
+        return _Laid(home, measure(home), largest)
+    except BadTar as error:  # the seed alone was measured when it was made
+        raise BangerError(
+            ErrorCode.INVALID_CONFIG,
+            f"file_sync brings what no ext4 can hold: {error}",
+            hint="name a smaller folder in config.toml",
+        ) from error
 
 
 def _merge(folder: Folder, name: bytes, inode: Inode, *, path: bytes, files: HostFiles) -> None:

@@ -300,6 +300,7 @@ GOOD = '[[file_sync]]\nhost = "/etc/hosts"\nguest = "~/hosts"\n'
         ("guest", '"~bob/x"', "names another user's home"),
         ("guest", '"/etc/passwd"', "not below /root"),
         ("guest", '"//root"', "not below /root"),
+        ("guest", f'"~/{"é" * 128}"', "a name of more than 255 bytes"),
         ("mode", '"rw"', "not an octal mode"),
         ("mode", '"0888"', "not an octal mode"),
         ("mode", '"4755"', "more than permission bits"),

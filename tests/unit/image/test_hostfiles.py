@@ -19,6 +19,7 @@ from banger.errors import BangerError, ErrorCode
 from banger.image import hostfiles
 from banger.image.hostfiles import HostFiles, HostHome, Stopped, host_home
 from banger.image.layertree import Folder, Inode, walk
+from tests.capabilities import require
 
 Read = Callable[..., Inode | None]
 
@@ -186,6 +187,20 @@ def test_roots_daemon_reads_nothing_of_others_for_an_owner(home: Path, read: Rea
     assert read("~/d/file", uid=other) is None
     assert "does not belong to" in read.warning
     assert read("~/d", uid=other) is None
+
+
+@require("root")
+def test_roots_daemon_takes_what_is_the_owners(home: Path, read: Reader) -> None:
+    (home / "d").mkdir()
+    (home / "d/theirs").write_text("x")
+    (home / "d/roots").write_text("secret")
+    for path in (home, home / "d", home / "d/theirs"):
+        os.chown(path, 1, 1)
+    top = read("~/d", uid=1)
+    assert isinstance(top, Folder)
+    assert set(top.children) == {b"theirs"}
+    assert (top.uid, top.children[b"theirs"].uid) == (0, 0)
+    assert "'~/d/roots' does not belong to" in read.warning
 
 
 def test_whose_home_it_is() -> None:

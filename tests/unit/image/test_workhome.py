@@ -192,6 +192,23 @@ async def test_what_does_not_fit_leaves_no_disk(tmp_path: Path, home: Path, make
     assert sorted(os.listdir(tmp_path)) == ["home", "seed.tar"]
 
 
+async def test_a_path_that_gets_too_long_is_the_configurations_fault(
+    tmp_path: Path, home: Path, make: Make
+) -> None:
+    deep = "/".join(["d" * 250] * 14)
+    here = os.open(home, os.O_RDONLY)
+    for name in deep.split("/"):
+        os.mkdir(name, dir_fd=here)
+        above, here = here, os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(above)
+    os.close(here)
+    guest = "~/" + "/".join(["g" * 250] * 10)
+    part = UsersPart(HostHome(str(home)), (FileSync(host="~", guest=guest),))
+    with pytest.raises(BangerError, match="what no ext4 can hold") as caught:
+        await make(part, write_seed(tmp_path / "seed.tar"))
+    assert caught.value.code is ErrorCode.INVALID_CONFIG
+
+
 async def test_nothing_of_the_users_is_nothing_to_do() -> None:
     assert UsersPart(HostHome("/x", uid=0)).is_empty()
     assert not UsersPart(HostHome("/x"), git_email="a").is_empty()
