@@ -20,8 +20,8 @@ from banger.model.records import ProcessIdentity, VMHandles, VMRecord, VMRuntime
 from banger.model.states import CLAIMS_LIFE, VMState
 from banger.network.bridges import Bridges
 from banger.network.firewall import FORWARDING_NAME
+from banger.vmm.protocol import MONITOR_ROLE
 
-MONITOR_ROLE = "monitor"
 CARRIER_ROLE = "ports"
 TAP_NAMES = ("tap-fc-", "tap-pool-")
 
