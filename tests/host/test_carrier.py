@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -299,6 +300,52 @@ async def test_past_the_bound_connections_wait_for_an_end(
                     client.close()
 
         await asyncio.to_thread(crowd)
+
+
+async def test_a_port_that_goes_gives_its_place_back(
+    vm_dir: Path,
+    agent: None,
+    services: Callable[[Callable[[socket.socket], None]], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(carrier_module, "descriptor_limit", lambda: 1)
+    monkeypatch.setattr(carrier_module, "MOST_OF_VM", 1)
+    guest_port = services(echo)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listeners: dict[str, socket.socket] = {}
+
+    def say(message: dict[str, object], *descriptors: int) -> None:
+        said = {"v": carrier_module.VERSION, **message}
+        socket.send_fds(ours, [json.dumps(said).encode()], descriptors)
+
+    def add(key: str, vm: str = VM) -> int:
+        listeners[key] = tcplisten.listen(HOST, 0)
+        port = {"vm": vm, "vm_dir": str(vm_dir), "address": "", "port": guest_port}
+        say({"do": "add", "key": key, **port}, listeners[key].fileno())
+        return int(listeners[key].getsockname()[1])
+
+    with theirs:
+        serving = asyncio.create_task(carrier_module.serve(theirs))
+        with ours:
+            add("shut")
+            tcplisten.shut(listeners["shut"])  # as the daemon does it, before it says so
+            one = add("one")
+            for _ in range(2):
+                assert await asyncio.to_thread(ask, one, b"x") == b"x"
+
+            waiting = add("waiting", vm="b" * 64)
+            with connected(one) as client:
+                client.sendall(b"y")
+                assert await asyncio.to_thread(client.recv, 1) == b"y"
+                with connected(waiting):
+                    client.sendall(b"z")  # a round of the carrier's, in which it sees who waits
+                    assert await asyncio.to_thread(client.recv, 1) == b"z"
+                    say({"do": "drop", "key": "waiting"})
+            again = add("again", vm="b" * 64)
+            assert await asyncio.to_thread(ask, again, b"x") == b"x"
+        assert await serving == 0
+    for listener in listeners.values():
+        listener.close()
 
 
 HELLO_OLD = wire.encode_frame(

@@ -16,7 +16,9 @@ import resource
 import socket
 import sys
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 if not __package__:
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))))
@@ -39,7 +41,7 @@ class Carrier:
         self.stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._control = control
         self._ports: dict[str, asyncio.Task[None]] = {}
-        self._of_vm: dict[str, asyncio.Semaphore] = {}
+        self._of_vm: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._in_all = asyncio.Semaphore(most_in_all)
         self._ended = asyncio.Event()
 
@@ -96,27 +98,25 @@ class Carrier:
             with port.listener:
                 while True:
                     await _readable(port.listener)
-                    await of_vm.acquire()
-                    await self._in_all.acquire()
-                    task = await self._accept(port)
-                    if task is None:
-                        of_vm.release()
-                        self._in_all.release()
-                        continue
-                    connections.add(task)
-
-                    def over(task: asyncio.Task[None]) -> None:
-                        connections.discard(task)
-                        of_vm.release()
-                        self._in_all.release()
-                        self._ended.set()
-
-                    task.add_done_callback(over)
+                    with contextlib.ExitStack() as places:
+                        for bound in (of_vm, self._in_all):
+                            await bound.acquire()
+                            places.callback(bound.release)
+                        if task := await self._accept(port):
+                            connections.add(task)
+                            task.add_done_callback(partial(self._over, connections, places.pop_all()))
         finally:
             ending = list(connections)
             for task in ending:
                 task.cancel()
             await asyncio.gather(*ending, return_exceptions=True)
+
+    def _over(
+        self, connections: set[asyncio.Task[None]], places: contextlib.ExitStack, task: asyncio.Task[None]
+    ) -> None:
+        connections.discard(task)
+        places.close()
+        self._ended.set()
 
     async def _accept(self, port: Port) -> asyncio.Task[None] | None:
         """None when there was nobody after all. CancelledError where the port was shut meanwhile."""
