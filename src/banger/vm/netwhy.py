@@ -186,27 +186,25 @@ class Gatherer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(QUESTIONS_S):
                 for name in candidates(facts.host, facts.guest.search):
-                    asked += await self._answers(record, facts, name=name, servers=servers)
+                    await self._ask(record, facts, name=name, servers=servers, asked=asked)
                     if asked and asked[-1].addresses:
                         return msgspec.structs.replace(
                             facts, target=asked[-1].addresses[0], asked=tuple(asked)
                         )
         return msgspec.structs.replace(facts, asked=tuple(asked))
 
-    async def _answers(
-        self, record: VMRecord, facts: Facts, *, name: str, servers: Sequence[str]
-    ) -> list[NameAsked]:
-        """Of one server after the other, to the first that knows."""
-        found: list[NameAsked] = []
+    async def _ask(
+        self, record: VMRecord, facts: Facts, *, name: str, servers: Sequence[str], asked: list[NameAsked]
+    ) -> None:
+        """One server after the other, to the first that knows; asked gets each as it has answered."""
         for server in servers:
             question = dnsask.question(name)
             at = msgspec.structs.replace(facts, target=server, protocol=Protocol.UDP, port=DNS_PORT)
             tried = await self._probe(record, at, data=question, timeout_s=QUESTION_S)
             rcode, addresses = dnsask.read_answer(tried.outcome.answer, question)
-            found.append(NameAsked(name=name, server=server, probe=tried, rcode=rcode, addresses=addresses))
+            asked.append(NameAsked(name=name, server=server, probe=tried, rcode=rcode, addresses=addresses))
             if rcode in (RCode.NOERROR, RCode.NXDOMAIN):
                 break
-        return found
 
     # the attempt
 
@@ -256,15 +254,16 @@ class Gatherer:
 def check_host(host: str) -> None:
     """An IPv4 address or a name; INVALID_ARGUMENT for the rest."""
     with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host.strip("[]").partition("%")[0]).version == 4:
-            return
+        ipaddress.IPv4Address(host)
+        return
+    with contextlib.suppress(ValueError):
+        ipaddress.IPv6Address(host.strip("[]").partition("%")[0])
         raise BangerError(
             ErrorCode.INVALID_ARGUMENT,
-            f"{host[:60]} is an IPv6 address, and guests have no IPv6",
+            f"{host[:60]!a} is an IPv6 address, and guests have no IPv6",
             hint="name an IPv4 address",
         )
-    labels = host.removesuffix(".").split(".")
-    if len(host) > 253 or labels[-1].isdigit() or not all(_LABEL.fullmatch(label) for label in labels):
+    if not _is_name(host) or host.removesuffix(".").rpartition(".")[2].isdigit():
         raise BangerError(
             ErrorCode.INVALID_ARGUMENT,
             f"{host[:80]!a} is no name and no IPv4 address",
@@ -273,11 +272,15 @@ def check_host(host: str) -> None:
 
 
 def candidates(name: str, search: Sequence[str]) -> list[str]:
-    """What libc asks for, in its order (ndots:1)."""
+    """What libc asks for, in its order (ndots:1). search: the guest's words, not names for sure."""
     if name.endswith("."):
         return [name.rstrip(".")]
-    longer = [f"{name}.{domain}" for domain in search]
+    longer = [found for domain in search if _is_name(found := f"{name}.{domain}")]
     return ([name, *longer] if "." in name else [*longer, name])[:MOST_CANDIDATES]
+
+
+def _is_name(text: str) -> bool:
+    return len(text) <= 253 and all(map(_LABEL.fullmatch, text.removesuffix(".").split(".")))
 
 
 def _protocol(port: int, protocol: str) -> Protocol:
