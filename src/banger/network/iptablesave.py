@@ -94,6 +94,8 @@ def _rule(words: list[str], chains: frozenset[str]) -> list[Statement]:
             target = next(rest, "")
             statements += _target(word, target, chains)
             break  # what follows belongs to the target
+        elif word.startswith("-"):
+            statements.append({"xt": {"type": "match", "name": word}})
     return statements
 
 

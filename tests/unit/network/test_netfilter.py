@@ -168,6 +168,23 @@ def test_what_old_style_iptables_saves() -> None:
     assert programs(FirewallFacts(legacy=SAVED)) == (Program.DOCKER,)
 
 
+@pytest.mark.parametrize(
+    ("saved", "stopped"),
+    [
+        ("-p tcp -j DROP", True),
+        ("-p tcp -m tcp --tcp-flags FIN,SYN FIN,SYN -j DROP", False),
+        ("-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate NEW -j DROP", False),
+        ("-m conntrack --ctstate NEW --ctdir REPLY -j DROP", False),
+        ("-f -j DROP", False),
+        ("-m conntrack --ctstate NEW -j DROP", True),
+    ],
+)
+def test_an_option_that_is_not_understood_accuses_nobody(saved: str, stopped: bool) -> None:
+    legacy = f"*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD {saved}\nCOMMIT\n"
+    found = obstacles(FirewallFacts(legacy=legacy), WAY)
+    assert any(What.OUT in each.what for each in found) is stopped
+
+
 WORDS = [
     "match",
     "left",
