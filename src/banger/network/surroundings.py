@@ -11,7 +11,8 @@ from banger.config.settings import Settings
 from banger.network.bridges import bridges_of
 from banger.network.neighbours import Obstacle, Way, obstacles
 from banger.system.firewalls import FirewallFacts, firewall_facts
-from banger.system.routes import uplink
+from banger.system.netpath import route_to
+from banger.system.routes import PROBE
 
 
 def way_of(settings: Settings, *, link: str, guest_ip: str = "", nat: bool = True) -> Way:
@@ -31,7 +32,7 @@ def way_of(settings: Settings, *, link: str, guest_ip: str = "", nat: bool = Tru
 async def look(settings: Settings, *, guest_ip: str = "") -> tuple[FirewallFacts, tuple[Obstacle, ...]]:
     """For guests with NAT."""
     facts = await firewall_facts()
-    return facts, obstacles(facts, way_of(settings, link=await uplink(), guest_ip=guest_ip))
+    return facts, obstacles(facts, way_of(settings, link=route_to(PROBE).link, guest_ip=guest_ip))
 
 
 class Lookout:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Protocol, cast
 
 import msgspec
 
 from banger.system import netlink
+from banger.system.netpath import route_to
 
 _RT_TABLE_MAIN, _RT_TABLE_LOCAL = 254, 255
 _RTN_UNICAST = 1
@@ -84,7 +85,6 @@ async def routing_facts() -> RoutingFacts:
         names = {index: _text(known.get(netlink.IFLA_IFNAME)) for index, (_, known) in links.items()}
         routes = [_route(message, names) for message in await _all(asking.route) if _leads_out(message)]
         rules = [(_int(rule.get("priority")), _int(rule.get("table"))) for rule in await _all(asking.rule)]
-        out = await _way_out(asking)
     finally:
         asking.close()
     return RoutingFacts(
@@ -94,19 +94,8 @@ async def routing_facts() -> RoutingFacts:
         ),
         routes=tuple(routes),
         rules=tuple(rule for rule in rules if rule[0] not in _USUAL_RULES),
-        uplink=names.get(out, ""),
+        uplink=route_to(PROBE).link,
     )
-
-
-async def uplink() -> str:
-    """RoutingFacts.uplink alone."""
-    asking = _open()
-    try:
-        return socket.if_indextoname(await _way_out(asking))
-    except OSError:
-        return ""
-    finally:
-        asking.close()
 
 
 def _open() -> _Socket:
@@ -122,17 +111,6 @@ async def _all(dump: _Dump) -> list[_Message]:
         if type(error).__name__ == "NetlinkError":  # pyroute2's, which is no OSError
             raise OSError(str(error)) from error
         raise
-
-
-async def _way_out(asking: _Socket) -> int:
-    """The link's index, 0 where the kernel knows no way."""
-    try:
-        found = cast(Iterable[_Message], await asking.route("get", dst=PROBE))
-    except Exception as error:
-        if isinstance(error, OSError) or type(error).__name__ == "NetlinkError":
-            return 0
-        raise
-    return next((_int(message.get("oif")) for message in found), 0)
 
 
 def _leads_out(message: _Message) -> bool:
