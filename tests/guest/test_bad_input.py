@@ -81,7 +81,3 @@ def test_an_unusable_socket_folder(fresh: Instance) -> None:
     assert "Traceback" not in result.stderr
     run.unlink()
     assert fresh.vms() == []
-
-
-def test_nat_is_refused_while_there_is_none(fresh: Instance) -> None:
-    assert fresh.vms() == []
