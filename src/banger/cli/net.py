@@ -29,8 +29,8 @@ def target(text: str) -> tuple[str, int, str]:
         )
     host, colon, port = place.rpartition(":")
     if not colon or ":" in host:
-        host, port = place, ""
-    if (colon and ":" not in place[: place.rfind(":")] and not port) or not host:
+        host, colon, port = place, "", ""
+    if not host or (colon and not port):
         raise BadValue(f"{text[:80]!a} names no host and port", "HOST[:PORT], as in example.org:443")
     if not port:
         if slash:
