@@ -25,10 +25,10 @@ from banger.system import process, tcplisten
 from banger.system.exits import ExitWatch
 from banger.system.lockorder import unheld
 from banger.vm.logtail import tail
+from banger.vm.planner import CARRIER_ROLE
 
 log = logging.getLogger(__name__)
 
-ROLE = "ports"
 LOG = "ports.log"
 END_S = 3.0
 """It hangs up within one second; then it is killed."""
@@ -88,7 +88,7 @@ class CarrierProcess:
 
     async def settle(self) -> None:
         """Before anything is bound: an earlier daemon's carrier ends with it; one that does not is killed."""
-        before = process.read_pid_file(f"{self._folder}/{ROLE}.pid", role=ROLE)
+        before = process.read_pid_file(f"{self._folder}/{CARRIER_ROLE}.pid", role=CARRIER_ROLE)
         if before is not None and before not in self._launched:
             await self._end(before)
 
@@ -167,7 +167,7 @@ class CarrierProcess:
             os.unlink(f"{self._folder}/{LOG}")
         identity = process.launch(
             [sys.executable, "-I", "-S", self._program],
-            role=ROLE,
+            role=CARRIER_ROLE,
             cwd=self._folder,
             stdout=LOG,
             stdin=control.fileno(),
