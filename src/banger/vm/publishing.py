@@ -31,7 +31,7 @@ from banger.model.published import (
     overlap,
     spec_text,
 )
-from banger.model.records import Image, ProcessIdentity, PublishedPort, VMRecord, VMSpec
+from banger.model.records import Image, ProcessIdentity, PublishedPort, VMRecord
 from banger.store.vms import VMTable
 from banger.system import tcplisten
 from banger.vm.capabilities import Capability
@@ -210,10 +210,6 @@ class Publishing(Capability):
 
     async def post_start(self, subject: Subject) -> None:
         self.serve(subject.record)
-
-    async def apply_change(self, subject: Subject, spec: VMSpec) -> bool:
-        """`vm set` changes nothing of it: `publish` and `unpublish` do, at once."""
-        return True
 
     async def cleanup(self, subject: Subject) -> None:
         await self.follow(subject.record, alive=False)
