@@ -32,9 +32,9 @@ def tables(instance: str) -> tuple[tuple[str, str], ...]:
 
 def ruleset(instance: str, rules: FirewallRules) -> str:
     """A transaction that leaves the instance's tables as the rules say, whatever was there before."""
-    fresh = [f"table {family} {name}\ndelete table {family} {name}\n" for family, name in tables(instance)]
+    fresh = "".join(removal(table) for table in tables(instance))
     name = marks.nft_table(instance)
-    return "".join(fresh) + _inet(name, rules) + _bridge(name, rules, marks.link_group(instance))
+    return fresh + _inet(name, rules) + _bridge(name, rules, marks.link_group(instance))
 
 
 def removal(table: tuple[str, str]) -> str:

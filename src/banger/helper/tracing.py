@@ -11,6 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from banger.helper import marks
+from banger.helper.ruleset import removal as table_removal
 from banger.model.netwhy import Flow, Protocol, TraceEvent
 from banger.system import nft, nftrace
 
@@ -57,7 +58,7 @@ def ruleset(table: str, flow: Flow) -> str:
 
 
 def removal(table: str) -> str:
-    return "".join(f"table {family} {table}\ndelete table {family} {table}\n" for family in FAMILIES)
+    return "".join(table_removal((family, table)) for family in FAMILIES)
 
 
 def _asks(flow: Flow, mark: str) -> str:
