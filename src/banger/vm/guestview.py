@@ -33,6 +33,29 @@ MOST_PROBES = 64
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
+def running(services: Services, vm_id: str) -> VMRecord:
+    """Of a VM whose guest can be asked. NOT_FOUND, WRONG_STATE."""
+    record = _stored(services, vm_id)
+    if not _alive(services, record):
+        raise BangerError(
+            ErrorCode.WRONG_STATE,
+            f"VM {record.name} is not running",
+            hint=f"banger vm start {record.name}",
+        )
+    return record
+
+
+def _stored(services: Services, vm_id: str) -> VMRecord:
+    record = services.table.get(vm_id)
+    if record is None:
+        raise BangerError(ErrorCode.NOT_FOUND, f"no VM {vm_id[:12]}: it was deleted meanwhile")
+    return record
+
+
+def _alive(services: Services, record: VMRecord) -> bool:
+    return vm_alive(record, services.cache.get(record.id), boot_id=services.boot_id)
+
+
 class Probe(Protocol):
     def __call__(self, address: str, port: int, *, host: str, timeout_s: float) -> Awaitable[str]: ...
 
@@ -44,13 +67,7 @@ class GuestView:
 
     async def ports(self, vm_id: str) -> VMPorts:
         """WRONG_STATE of a VM that is not alive; GUEST_UNREACHABLE, TIMEOUT, GUEST_ERROR of its agent."""
-        record = self._record(vm_id)
-        if not self._alive(record):
-            raise BangerError(
-                ErrorCode.WRONG_STATE,
-                f"VM {record.name} is not running",
-                hint=f"banger vm start {record.name}",
-            )
+        record = running(self._services, vm_id)
         told = await ask_listeners(record.runtime.vm_dir, timeout_s=PORTS_TIMEOUT_S)
         host = record.runtime.dns_name or record.runtime.guest_ip
         reachable = {one for one in told.listeners if is_reachable(one, record.runtime.guest_ip)}
@@ -65,8 +82,8 @@ class GuestView:
 
     async def figures(self, vm_id: str) -> GuestFigures | None:
         """None of a dead VM, and of a guest that does not say within 2 s: its other stats are wanted."""
-        record = self._record(vm_id)
-        if not record.runtime.vsock_path or not self._alive(record):
+        record = _stored(self._services, vm_id)
+        if not record.runtime.vsock_path or not _alive(self._services, record):
             return None
         try:
             async with asyncio.timeout(FIGURES_TIMEOUT_S):
@@ -85,15 +102,6 @@ class GuestView:
             work_total_bytes=said.work_total_bytes or None,
             work_free_bytes=said.work_free_bytes if said.work_total_bytes else None,
         )
-
-    def _record(self, vm_id: str) -> VMRecord:
-        record = self._services.table.get(vm_id)
-        if record is None:
-            raise BangerError(ErrorCode.NOT_FOUND, f"no VM {vm_id[:12]}: it was deleted meanwhile")
-        return record
-
-    def _alive(self, record: VMRecord) -> bool:
-        return vm_alive(record, self._services.cache.get(record.id), boot_id=self._services.boot_id)
 
     async def _schemes(self, address: str, ports: Iterable[int], *, host: str) -> dict[int, str]:
         loop = asyncio.get_running_loop()

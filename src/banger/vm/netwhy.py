@@ -41,7 +41,7 @@ from banger.network.dnspacket import RCode
 from banger.network.why import explain
 from banger.network.whyfacts import best_route
 from banger.system import netpath
-from banger.vm.liveness import vm_alive
+from banger.vm.guestview import running
 from banger.vm.locks import finish
 from banger.vm.services import Services
 
@@ -81,17 +81,9 @@ class NetWhyService:
     async def ask(self, vm_id: str, host: str, *, port: int, protocol: str) -> model.NetWhy:
         """port 0: an echo, whatever the protocol. INVALID_ARGUMENT for a host that no guest can mean;
         WRONG_STATE of a VM that is not alive; GUEST_UNREACHABLE, TIMEOUT, GUEST_ERROR of its agent."""
-        record = self._services.table.get(vm_id)
-        if record is None:
-            raise BangerError(ErrorCode.NOT_FOUND, f"no VM {vm_id[:12]}: it was deleted meanwhile")
         wanted = _protocol(port, protocol)
         check_host(host)
-        if not vm_alive(record, self._services.cache.get(record.id), boot_id=self._services.boot_id):
-            raise BangerError(
-                ErrorCode.WRONG_STATE,
-                f"VM {record.name} is not running",
-                hint=f"banger vm start {record.name}",
-            )
+        record = running(self._services, vm_id)
         gatherer = Gatherer(
             self._services.helper, self._services.settings, attempt=self._attempt, look=self._look
         )
