@@ -56,5 +56,7 @@ class Capability:
         """`vm set`: False when what changes of this capability's waits for the next start."""
         return True
 
-    async def changed(self, subject: Subject) -> None:
-        """`vm set` has saved the record, or tried to: for what is made from the store. Idempotent."""
+    async def changed(self, subject: Subject, before: VMSpec) -> tuple[str, ...]:
+        """`vm set` has saved the record, or tried to: for what is made from the store. Idempotent.
+        before: what it was. What does not work of the change, in whole sentences."""
+        return ()

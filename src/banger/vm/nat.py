@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from banger.errors import BangerError, ErrorCode
-from banger.model.records import VMRecord
+from banger.model.records import VMRecord, VMSpec
 from banger.network.firewall import Firewall
 from banger.vm.capabilities import Capability
 from banger.vm.locks import finish
@@ -52,6 +52,10 @@ class Nat(Capability):
         if records:
             await self._firewall.refresh()
 
-    async def changed(self, subject: Subject) -> None:
+    async def changed(self, subject: Subject, before: VMSpec) -> tuple[str, ...]:
         """It has been saved: a caller that goes away does not keep it from being done."""
         await finish(self._firewall.refresh(), deadline_s=REFRESH_S)
+        record = subject.record
+        if before.nat_enabled or not record.spec.nat_enabled or not record.runtime.tap_device:
+            return ()  # it runs not, or has heard of it at its start
+        return tuple(await self._lookout(record.runtime.guest_ip))

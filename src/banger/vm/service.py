@@ -190,7 +190,7 @@ class VMService:
                 nat_enabled=spec.nat_enabled if request.nat is None else request.nat,
             )
             validate_spec(changed)
-            live = True
+            live, warnings = True, list[str]()
             for capability in self._services.capabilities:
                 if changed != spec:
                     live = await capability.apply_change(subject, changed) and live
@@ -199,10 +199,12 @@ class VMService:
                     await subject.change(lambda record: msgspec.structs.replace(record, spec=changed))
             finally:  # whatever is saved now is what they follow
                 for capability in self._services.capabilities:
-                    await capability.changed(subject)
+                    warnings += await capability.changed(subject, spec)
             live = live and (changed.vcpu_count, changed.memory_mib) == (spec.vcpu_count, spec.memory_mib)
             if not live and self._lifecycle.alive(subject):
                 progress(ProgressEvent(step="set", message=f"{subject.name}: applies at the next start"))
+            for warning in warnings:
+                progress(ProgressEvent(step="warning", message=warning, warning=True))
             return subject.record
 
     async def publish(self, vm_id: str, request: PublishPorts) -> VMRecord:

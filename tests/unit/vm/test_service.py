@@ -8,24 +8,27 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import pytest
 
-from banger.api.requests import CreateVM
+from banger.api.requests import CreateVM, SetVM
 from banger.config.paths import Paths, resolve_paths
 from banger.config.settings import Settings
 from banger.disk.strategies import RootDisks
 from banger.errors import ErrorCode
 from banger.helper.interface import Helper
 from banger.image.service import ImageService
-from banger.model.progress import Progress, no_progress
+from banger.model.progress import Progress, ProgressEvent, no_progress
 from banger.model.records import Image, now
 from banger.model.states import VMState
+from banger.network.firewall import Firewall
 from banger.network.host import HostNetwork
 from banger.store.database import Database
 from banger.store.images import ImageTable
 from banger.store.vms import VMTable
 from banger.vm.errors import StepFailed
 from banger.vm.handles import HandleCache
+from banger.vm.nat import Nat
 from banger.vm.service import VMService
 from banger.vm.services import Services
 from banger.vmm.protocol import Monitor
@@ -109,6 +112,10 @@ async def no_monitor(*_arguments: object) -> Monitor:
     raise AssertionError("nothing is started here")
 
 
+async def in_the_way(guest_ip: str) -> tuple[str, ...]:
+    return (f"Docker drops what {guest_ip} sends out",)
+
+
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
     found = resolve_paths({"BANGER_HOME": str(tmp_path)})
@@ -145,7 +152,7 @@ async def vms(
         disks=cast(RootDisks, Disks()),
         find_monitor=no_monitor,
         find_monitor_of=no_monitor,
-        capabilities=(),
+        capabilities=(Nat(cast(Firewall, network.firewall), in_the_way),),
     )
     yield VMService(services, crash_point=failing)
     await database.close()
@@ -205,3 +212,26 @@ async def test_a_first_vm_waits_while_the_last_ones_bridge_is_removed(
     await vms.create(CreateVM(name="next", start=False), no_progress)
     await deleting
     assert set(network.rows) == {0}
+
+
+async def test_nat_that_comes_while_it_runs_is_warned_of_as_at_a_start(vms: VMService, paths: Paths) -> None:
+    """Once: who has NAT already has heard, and who does not run will."""
+    record = await vms.create(REQUEST, no_progress)
+    said: list[ProgressEvent] = []
+
+    async def change(**fields: bool | int) -> list[tuple[str, bool]]:
+        said.clear()
+        await vms.set(record.id, msgspec.convert(fields, SetVM), progress=said.append)
+        return [(event.message, event.warning) for event in said if event.step == "warning"]
+
+    assert await change(nat=True) == []  # it does not run
+    assert await change(nat=False) == []
+    (row,) = vms.list()
+    database = await Database.open(paths.database)
+    runtime = msgspec.structs.replace(row.runtime, tap_device="tap-fc-1")
+    await VMTable(database).update(msgspec.structs.replace(row, runtime=runtime))
+    await database.close()
+    assert await change(vcpu_count=1) == []
+    assert await change(nat=True) == [(f"Docker drops what {row.runtime.guest_ip} sends out", True)]
+    assert await change(nat=True) == []
+    assert await change(nat=False) == []
