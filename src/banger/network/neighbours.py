@@ -1,25 +1,31 @@
 """Other firewall programs of this host: which are there, what they stop of guests, and what to do about it.
 
-Pure over system/firewalls.py's facts. doctor and the warning at a VM's start say the same sentence because
-both ask here. banger changes no table but its own, and nothing in its own can undo what another drops: so
-these words are all there is to do.
+Pure. doctor and the warning at a VM's start (over system/firewalls.py's facts) and `net why` (over the
+kernel's trace) name the same program and the same command because all ask here. banger changes no table but
+its own, and nothing in its own can undo what another drops: so these words are all there is to do.
 """
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address
 
-from banger.network.netfilter import Packet, Stop, Table, read_tables, stops
+from banger.helper.marks import parse_link_alias
+from banger.network.netfilter import Packet, Statement, Stop, Table, read_tables, stops
 from banger.system.firewalls import FirewallFacts
-from banger.system.routes import PROBE
+from banger.system.routes import PROBE, RoutingFacts
 
 ANY_OUTSIDE = IPv4Address(PROBE)
 """An address that no rule has a reason to know."""
 _DNS, _HTTPS, _CLIENT = 53, 443, 40000
+_IPTABLES = ("filter", "nat", "mangle", "raw")
+_FILTERING = ("filter", "mangle")
+"""Of iptables' tables those with both FORWARD and INPUT."""
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
 class Program(StrEnum):
@@ -39,6 +45,7 @@ class What(StrEnum):
     OUT = "what guests with NAT send out"
     BACK = "the answers to guests with NAT"
     DNS = "guests' questions to the name server on the bridge"
+    HOST = "what guests send to the host"
     BETWEEN = "what guests send each other"
 
 
@@ -52,6 +59,17 @@ class Way:
     uplink: str
     nat: bool = True
     isolated: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """What ends where. legacy: of old-style iptables."""
+
+    what: What
+    family: str
+    table: str
+    chain: str
+    legacy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +112,36 @@ def program_of(family: str, table: str, *, chains: Iterable[str]) -> Program:
         return Program.UFW
     if any(name.startswith("DOCKER") for name in known):
         return Program.DOCKER
-    if family in ("ip", "ip6") and table in ("filter", "nat", "mangle", "raw"):
+    if family in ("ip", "ip6") and table in _IPTABLES:
         return Program.IPTABLES
     return Program.OTHER
+
+
+def forwarders(facts: FirewallFacts, routing: RoutingFacts) -> tuple[str, ...]:
+    """Who besides banger needs this host to forward: tables that give others' packets an address of the host,
+    and bridges with an address, other than that by which the host itself reaches the world."""
+    tables = [
+        f"{owner(table)} (table {table.family} {table.name})"
+        for table in read_tables(facts)
+        if any(_masks(rule) for chain in table.chains.values() for rule in chain.rules)
+    ]
+    bridges = [
+        f"bridge {link.name}"
+        for link in routing.links
+        if link.kind == "bridge"
+        and link.addresses
+        and link.name != routing.uplink
+        and parse_link_alias(link.alias) is None
+    ]
+    return (*tables, *bridges)
+
+
+def _masks(rule: Sequence[Statement]) -> bool:
+    """As nft says it, and as iptables does in nft."""
+    targets = [extension for each in rule if isinstance(extension := each.get("xt"), dict)]
+    return any("masquerade" in each or "snat" in each for each in rule) or any(
+        target.get("name") in ("MASQUERADE", "SNAT") for target in targets
+    )
 
 
 def obstacles(facts: FirewallFacts, way: Way) -> tuple[Obstacle, ...]:
@@ -143,47 +188,70 @@ def _obstacle(said: Sequence[tuple[What, Stop]], way: Way) -> Obstacle:
     what = tuple(dict.fromkeys(each for each, _ in said))
     chains = tuple(dict.fromkeys(f"{table.family} {table.name} {stop.chain}" for _, stop in said))
     shown = tuple(f"{chain} of iptables-legacy" for chain in chains) if table.legacy else chains
-    return Obstacle(program, what, shown, _remedy(program, table, said=said, way=way))
+    drops = tuple(
+        Drop(each, table.family, table.name, stop.chain, legacy=table.legacy) for each, stop in said
+    )
+    way_out = remedy(program, drops, bridge=way.bridge, bridge_ip=way.bridge_ip, chains=table.chains)
+    return Obstacle(program, what, shown, way_out)
 
 
-def _remedy(program: Program, table: Table, *, said: Sequence[tuple[What, Stop]], way: Way) -> str:
-    """For this very situation: root's commands, one line."""
-    bridge, stopped = shlex.quote(way.bridge), {what for what, _ in said}
-    out, back = stopped & {What.OUT, What.BETWEEN}, What.BACK in stopped
+def remedy(
+    program: Program, drops: Sequence[Drop], *, bridge: str, bridge_ip: str, chains: Iterable[str]
+) -> str:
+    """For this very situation: root's commands, one line. drops: of one table. chains: as for program_of."""
+    link, stopped = shlex.quote(bridge), {drop.what for drop in drops}
     if program is Program.FIREWALLD:
-        add = f"firewall-cmd --permanent --zone=trusted --add-interface={bridge}"
+        add = f"firewall-cmd --permanent --zone=trusted --add-interface={link}"
         return f"run: sudo {add} && sudo firewall-cmd --reload"
     if program is Program.DOCKER_NFT:
         return 'set "ip-forward-no-drop": true in /etc/docker/daemon.json; run: sudo systemctl restart docker'
     if program is Program.UFW:
-        commands = [f"ufw route allow in on {bridge}"] if out else []
-        commands += [f"ufw route allow out on {bridge}"] if back else []
-        commands += [f"ufw allow in on {bridge} to {way.bridge_ip} port 53"] if What.DNS in stopped else []
+        commands = [f"ufw route allow in on {link}"] if stopped & {What.OUT, What.BETWEEN} else []
+        commands += [f"ufw route allow out on {link}"] if What.BACK in stopped else []
+        commands += [f"ufw allow in on {link} to {bridge_ip} port 53"] if What.DNS in stopped else []
+        commands += [f"ufw allow in on {link}"] if What.HOST in stopped else []
         return _run(commands)
     if program in (Program.DOCKER, Program.IPTABLES):
-        tool = "iptables-legacy" if table.legacy else "iptables"
-        chain = "DOCKER-USER" if "DOCKER-USER" in table.chains else "FORWARD"
-        commands = [f"{tool} -I {chain} -i {bridge} -j ACCEPT"] if out else []
-        if back:
-            answers = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
-            commands.append(f"{tool} -I {chain} -o {bridge} {answers}")
-        if What.DNS in stopped:
-            where = f"-i {bridge} -d {way.bridge_ip}"
-            commands += [f"{tool} -I INPUT {where} -p {p} --dport 53 -j ACCEPT" for p in ("udp", "tcp")]
-        return _run(commands)
-    return _run([_nft_rule(table, what, stop=stop, way=way) for what, stop in said])
+        known = tuple(chains)
+        found = [_iptables(drop, link, bridge_ip=bridge_ip, chains=known) for drop in drops]
+    else:
+        found = [_nft(drop, link, bridge_ip=bridge_ip) for drop in drops]
+    if not all(found):
+        return f"let the program that made it accept what comes from {link}, and the answers"
+    return _run([command for commands in found for command in commands])
 
 
-def _nft_rule(table: Table, what: What, *, stop: Stop, way: Way) -> str:
-    """In front of the rule (or of the policy) that drops."""
-    words = {
-        What.OUT: f"iifname {way.bridge} accept",
-        What.BETWEEN: f"iifname {way.bridge} accept",
-        What.BACK: f"oifname {way.bridge} ct state established,related accept",
-        What.DNS: f"iifname {way.bridge} ip daddr {way.bridge_ip} th dport 53 accept",
+def _iptables(drop: Drop, link: str, *, bridge_ip: str, chains: Sequence[str]) -> list[str]:
+    """None where iptables has no such command: some chains know no outgoing link, others no incoming."""
+    forwarded = drop.what in (What.OUT, What.BETWEEN, What.BACK)
+    chain = "FORWARD" if forwarded else "INPUT"
+    if forwarded and drop.table == "filter" and "DOCKER-USER" in chains:
+        chain = "DOCKER-USER"
+    if drop.table not in _FILTERING or drop.chain in ("PREROUTING", "POSTROUTING", "OUTPUT"):
+        leaving = drop.chain in ("POSTROUTING", "OUTPUT")
+        if drop.chain not in ("PREROUTING", "POSTROUTING", "OUTPUT") or leaving != (drop.what is What.BACK):
+            return []
+        chain = drop.chain
+    tool = "iptables-legacy" if drop.legacy else "iptables"
+    if drop.table != "filter":
+        tool += f" -t {drop.table}"
+    matches = {
+        What.BACK: [f"-o {link} -m conntrack --ctstate RELATED,ESTABLISHED"],
+        What.DNS: [f"-i {link} -d {bridge_ip} -p {protocol} --dport 53" for protocol in ("udp", "tcp")],
     }
-    where = " ".join(shlex.quote(word) for word in (table.family, table.name, stop.chain))
-    return f"nft insert rule {where} {words[what]}"
+    return [f"{tool} -I {chain} {match} -j ACCEPT" for match in matches.get(drop.what, [f"-i {link}"])]
+
+
+def _nft(drop: Drop, link: str, *, bridge_ip: str) -> list[str]:
+    """In front of the rule (or of the policy) that drops. None where nft would not take the words."""
+    if drop.family == "bridge" or not all(_PLAIN.fullmatch(word) for word in (drop.table, drop.chain)):
+        return []
+    words = {
+        What.BACK: f"oifname {link} ct state established,related accept",
+        What.DNS: f"iifname {link} ip daddr {bridge_ip} th dport 53 accept",
+    }
+    where = f"{drop.family} {drop.table} {drop.chain}"
+    return [f"nft insert rule {where} {words.get(drop.what, f'iifname {link} accept')}"]
 
 
 def _run(commands: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from banger.network.whyfacts import (
     may_be_uplink,
     own_addresses,
 )
-from banger.network.whyremedy import NAMES, owner, remedy
+from banger.network.whyremedy import program_and_remedy
 from banger.network.whystages import stages_of
 from banger.network.whytrace import Way
 
@@ -210,20 +210,18 @@ def _dropped(facts: Facts, drop: TraceEvent, probe: Probe, *, answer: bool) -> V
     rule = whytrace.rule_of(drop)
     if whytrace.is_own(drop):
         return _dropped_by_us(facts, drop, rule)
-    chains = [
-        event.chain for event in probe.trace or () if (event.family, event.table) == (drop.family, drop.table)
-    ]
-    program = owner(drop, chains)
-    whose = NAMES.get(program, "another program")
+    program, remedy = program_and_remedy(
+        drop, probe, bridge=facts.bridge, bridge_ip=facts.bridge_ip, answer=answer
+    )
     what = f"the answer of {facts.target} to" if answer else "the packets of"
     how = "the policy" if not drop.handle else "a rule"
     where = f"{how} of chain {drop.chain} in table {drop.family} {drop.table}"
-    sentence = f"{whose}'s firewall drops {what} {facts.vm}: {where}"
+    sentence = f"{program} drops {what} {facts.vm}: {where}"
     return Verdict(
         cause=Cause.FIREWALL,
         at="firewall",
         sentence=sentence,
-        remedy=remedy(drop, program, bridge=facts.bridge, chains=chains),
+        remedy=remedy,
         rule=rule,
     )
 

@@ -1,65 +1,37 @@
-"""What to do about a rule of another program's firewall that stops a guest: its own command. Pure.
-
-Programs are known by the names that they give to tables and chains.
-"""
+"""Whose rule stopped a traced packet, and what to do: asks network/neighbours.py about the event. Pure."""
 
 from __future__ import annotations
 
-import re
-import shlex
-from collections.abc import Sequence
+from banger.model.netwhy import Probe, TraceEvent
+from banger.network.neighbours import Drop, Program, What, program_of, remedy
 
-from banger.model.netwhy import TraceEvent
-
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_DNS = 53
 
 
-def owner(drop: TraceEvent, chains: Sequence[str]) -> str:
-    """docker, docker-nftables, firewalld, ufw, iptables or "" for the program whose rule it is.
-    chains: of the dropping table, all that the packet came through."""
-    if drop.table == "firewalld" or drop.table.startswith("firewalld"):
-        return "firewalld"
-    if drop.table.startswith("docker"):
-        return "docker-nftables"
-    if any(chain.startswith("ufw-") for chain in chains):
-        return "ufw"
-    if any(chain.startswith("DOCKER") for chain in chains):
-        return "docker"
-    if drop.table in ("filter", "nat", "mangle", "raw") and drop.family in ("ip", "ip6"):
-        return "iptables"
-    return ""
+def program_and_remedy(
+    drop: TraceEvent, probe: Probe, *, bridge: str, bridge_ip: str, answer: bool
+) -> tuple[Program, str]:
+    """answer: what was dropped is one. The table's chains are those that the packets came through."""
+    chains = {
+        event.chain for event in probe.trace or () if (event.family, event.table) == (drop.family, drop.table)
+    } | {drop.chain}
+    program = program_of(drop.family, drop.table, chains=chains)
+    whats = _stopped(drop, probe, program, to=(bridge, bridge_ip), answer=answer)
+    drops = [Drop(what, drop.family, drop.table, drop.chain) for what in whats]
+    return program, remedy(program, drops, bridge=bridge, bridge_ip=bridge_ip, chains=chains)
 
 
-NAMES = {
-    "docker": "Docker",
-    "docker-nftables": "Docker",
-    "firewalld": "firewalld",
-    "ufw": "ufw",
-    "iptables": "iptables",
-}
-
-
-def remedy(drop: TraceEvent, program: str, *, bridge: str, chains: Sequence[str] = ()) -> str:
-    """For this host's root, one line. What is dropped on its way to the host itself has no outgoing link."""
-    link = shlex.quote(bridge)
-    inward = not drop.oif
-    if program in ("docker", "iptables"):
-        forward = drop.chain == "FORWARD" or drop.chain.startswith("DOCKER")
-        chain = "DOCKER-USER" if forward and "DOCKER-USER" in chains else shlex.quote(drop.chain)
-        tool = "iptables" if drop.table == "filter" else f"iptables -t {shlex.quote(drop.table)}"
-        out = f"{tool} -I {chain} -i {link} -j ACCEPT"
-        back = f"{tool} -I {chain} -o {link} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
-        return out if inward else f"{out}; {back}"
-    if program == "docker-nftables":
-        return 'set "ip-forward-no-drop": true in /etc/docker/daemon.json and restart Docker'
-    if program == "firewalld":
-        return f"firewall-cmd --permanent --zone=trusted --add-interface={link} && firewall-cmd --reload"
-    if program == "ufw":
-        way = "out" if drop.oif == bridge else "in"
-        return f"ufw allow in on {link}" if inward else f"ufw route allow {way} on {link}"
-    if drop.family == "bridge" or not all(_PLAIN.fullmatch(word) for word in (drop.table, drop.chain)):
-        return f"let the program that made it accept what comes from {link}, and the answers"
-    where = f"{drop.family} {drop.table} {drop.chain}"
-    out = f"nft insert rule {where} iifname {link} accept"
-    back = f"nft insert rule {where} oifname {link} ct state established,related accept"
-    return out if inward else f"{out}; {back}"
+def _stopped(
+    drop: TraceEvent, probe: Probe, program: Program, *, to: tuple[str, str], answer: bool
+) -> tuple[What, ...]:
+    bridge, bridge_ip = to
+    if answer:
+        return (What.BACK,)
+    if drop.oif == bridge:
+        return (What.BETWEEN,)
+    if not drop.oif:
+        asks = (probe.flow.target, probe.flow.port) == (bridge_ip, _DNS)
+        return (What.DNS if asks else What.HOST,)
+    if program is Program.UFW:
+        return (What.OUT,)  # it lets answers in by itself
+    return (What.OUT, What.BACK)  # whether the answers would pass, no trace has shown

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import pytest
 from dnslib import QTYPE, RR, TXT, A, DNSRecord
@@ -28,8 +30,9 @@ from banger.model.netwhy import (
 )
 from banger.network import why
 from banger.network.dnsask import question, read_answer
+from banger.network.neighbours import Program
 from banger.network.why import explain
-from banger.network.whyremedy import owner, remedy
+from banger.network.whyremedy import program_and_remedy
 from banger.system.nftrace import read_rules
 
 GUEST, BRIDGE_IP, TARGET, UPLINK = "172.16.0.2", "172.16.0.1", "198.51.100.2", "198.51.100.1"
@@ -242,35 +245,105 @@ def test_our_rules_say_what_is_looked_for() -> None:
         assert f'comment "{comment}"' in text
 
 
+LETS_BY = "let the program that made it accept what comes from br-fc, and the answers"
+
+
+def remedied(drop: TraceEvent, chains: Sequence[str], *, answer: bool = False) -> tuple[Program, str]:
+    seen = tuple(event(drop.family, chain, "jump", table=drop.table) for chain in chains)
+    probe = Probe(flow=FLOW, outcome=Outcome(error="ETIMEDOUT"), trace=(*seen, drop))
+    return program_and_remedy(drop, probe, bridge="br-fc", bridge_ip=BRIDGE_IP, answer=answer)
+
+
+def iptables(chain: str, tool: str = "iptables") -> str:
+    return (
+        f"run: sudo {tool} -I {chain} -i br-fc -j ACCEPT && "
+        f"sudo {tool} -I {chain} -o br-fc -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+    )
+
+
 @pytest.mark.parametrize(
-    ("table", "chain", "chains", "program", "begins"),
+    ("table", "chain", "chains", "program", "whole"),
     [
-        ("filter", "FORWARD", ["DOCKER-USER"], "docker", "iptables -I DOCKER-USER -i br-fc -j ACCEPT; "),
-        ("filter", "FORWARD", ["FORWARD"], "iptables", "iptables -I FORWARD -i br-fc -j ACCEPT; "),
-        ("mangle", "FORWARD", ["FORWARD"], "iptables", "iptables -t mangle -I FORWARD -i br-fc "),
-        ("filter", "FORWARD", ["ufw-before-forward"], "ufw", "ufw route allow in on br-fc"),
-        ("firewalld", "filter_FORWARD", [], "firewalld", "firewall-cmd --permanent --zone=trusted "),
-        ("docker-bridges", "filter-FORWARD", [], "docker-nftables", 'set "ip-forward-no-drop"'),
-        ("mine", "way", [], "", "nft insert rule ip mine way iifname br-fc accept; "),
-        ("mine; rm", "way", [], "", "let the program that made it accept"),
+        ("filter", "FORWARD", ["DOCKER-USER"], Program.DOCKER, iptables("DOCKER-USER")),
+        ("filter", "DOCKER-FORWARD", ["FORWARD"], Program.DOCKER, iptables("FORWARD")),
+        ("filter", "FORWARD", ["FORWARD"], Program.IPTABLES, iptables("FORWARD")),
+        ("mangle", "FORWARD", ["FORWARD"], Program.IPTABLES, iptables("FORWARD", "iptables -t mangle")),
+        ("mangle", "POSTROUTING", [], Program.IPTABLES, LETS_BY),
+        ("raw", "mine", ["PREROUTING"], Program.IPTABLES, LETS_BY),
+        (
+            "filter",
+            "FORWARD",
+            ["ufw-before-forward"],
+            Program.UFW,
+            "run: sudo ufw route allow in on br-fc",
+        ),
+        (
+            "firewalld",
+            "filter_FORWARD",
+            [],
+            Program.FIREWALLD,
+            "run: sudo firewall-cmd --permanent --zone=trusted --add-interface=br-fc && "
+            "sudo firewall-cmd --reload",
+        ),
+        (
+            "docker-bridges",
+            "filter-FORWARD",
+            [],
+            Program.DOCKER_NFT,
+            'set "ip-forward-no-drop": true in /etc/docker/daemon.json; run: sudo systemctl restart docker',
+        ),
+        (
+            "mine",
+            "way",
+            [],
+            Program.OTHER,
+            "run: sudo nft insert rule ip mine way iifname br-fc accept && "
+            "sudo nft insert rule ip mine way oifname br-fc ct state established,related accept",
+        ),
+        ("mine; rm", "way", [], Program.OTHER, LETS_BY),
     ],
 )
-def test_remedies(table: str, chain: str, chains: list[str], program: str, begins: str) -> None:
+def test_remedies(table: str, chain: str, chains: list[str], program: Program, whole: str) -> None:
     drop = msgspec.structs.replace(dropped(table, chain), oif="eth0")
-    assert owner(drop, chains) == program
-    assert remedy(drop, program, bridge="br-fc", chains=chains).startswith(begins)
+    assert remedied(drop, chains) == (program, whole)
+
+
+def test_of_a_bridges_table_there_is_no_command() -> None:
+    assert remedied(dropped("mine", "way", family="bridge"), []) == (Program.OTHER, LETS_BY)
 
 
 @pytest.mark.parametrize(
-    ("program", "chain", "whole"),
+    ("table", "chain", "chains", "whole"),
     [
-        ("docker", "INPUT", "iptables -I INPUT -i br-fc -j ACCEPT"),
-        ("ufw", "ufw-user-input", "ufw allow in on br-fc"),
-        ("", "in", "nft insert rule ip filter in iifname br-fc accept"),
+        ("filter", "INPUT", ["DOCKER-USER"], "run: sudo iptables -I INPUT -i br-fc -j ACCEPT"),
+        ("raw", "PREROUTING", [], "run: sudo iptables -t raw -I PREROUTING -i br-fc -j ACCEPT"),
+        ("filter", "ufw-user-input", [], "run: sudo ufw allow in on br-fc"),
+        ("mine", "in", [], "run: sudo nft insert rule ip mine in iifname br-fc accept"),
     ],
 )
-def test_remedies_of_what_is_for_the_host(program: str, chain: str, whole: str) -> None:
-    assert remedy(dropped("filter", chain), program, bridge="br-fc", chains=["DOCKER-USER"]) == whole
+def test_remedies_of_what_is_for_the_host(table: str, chain: str, chains: list[str], whole: str) -> None:
+    assert remedied(dropped(table, chain), chains)[1] == whole
+
+
+@pytest.mark.parametrize(
+    ("table", "chain", "whole"),
+    [
+        (
+            "filter",
+            "FORWARD",
+            "run: sudo iptables -I FORWARD -o br-fc -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        ),
+        ("filter", "ufw-user-forward", "run: sudo ufw route allow out on br-fc"),
+        (
+            "mine",
+            "way",
+            "run: sudo nft insert rule ip mine way oifname br-fc ct state established,related accept",
+        ),
+    ],
+)
+def test_remedies_of_answers(table: str, chain: str, whole: str) -> None:
+    drop = msgspec.structs.replace(dropped(table, chain), source=TARGET, target=GUEST, oif="br-fc")
+    assert remedied(drop, [], answer=True)[1] == whole
 
 
 def test_rules_are_found_by_their_handle() -> None:
