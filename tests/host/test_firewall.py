@@ -19,11 +19,13 @@ from banger.helper.inprocess import InProcessHelper
 from banger.model.records import VMRecord, VMRuntime, VMSpec
 from banger.model.states import VMState
 from banger.network.firewall import FORWARDING_KEY, Firewall
+from banger.network.surroundings import who_forwards
 from banger.store.database import Database
 from banger.store.settings import SettingTable
 from banger.system import nft
 from tests.capabilities import require
 from tests.host import streets
+from tests.host.firewalls import shell
 from tests.host.streets import BRIDGE, BRIDGE_IP, SERVER_IP, SILENCE_S, UPLINK_IP, Place, arrives, reaches
 
 pytestmark = [pytest.mark.host, pytest.mark.anyio, require("netns", "nft")]
@@ -378,6 +380,53 @@ async def test_forwarding_is_switched_on_for_nat_alone_and_put_back(street: Stre
     await street.nat(2)
     await street.firewall.remove()
     assert await helper.forwarding()
+    await helper.set_forwarding(False)
+
+
+THEIRS = "nft add table ip theirs; nft add chain ip theirs"
+
+
+@pytest.mark.parametrize(
+    ("others", "gone", "needed_by"),
+    [
+        (
+            "ip link add docker0 type bridge; ip addr add 172.30.0.1/24 dev docker0",
+            "ip link delete docker0",
+            "bridge docker0",
+        ),
+        (
+            f"{THEIRS} c '{{ type nat hook postrouting priority 0; }}'; nft add rule ip theirs c masquerade",
+            "nft delete table ip theirs",
+            "another firewall (table ip theirs)",
+        ),
+        (
+            "iptables-nft -t nat -A POSTROUTING -o uplink -j MASQUERADE",
+            "nft delete table ip nat",
+            "iptables (table ip nat)",
+        ),
+        ("ip link add br-lan type bridge", "ip link delete br-lan", ""),
+        (f"{THEIRS} c '{{ type filter hook forward priority 0; }}'", "nft delete table ip theirs", ""),
+    ],
+)
+@require("iptables")
+async def test_forwarding_that_others_have_come_to_need_stays_on(
+    street: Street, others: str, gone: str, needed_by: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What banger switched on is theirs from then on, and it says so once."""
+    helper, before = street.helper, street.before
+    firewall = Firewall(helper, SETTINGS, records=lambda: street.records, before=before, others=who_forwards)
+    await firewall.mend()
+    assert before.get(FORWARDING_KEY) == "0"
+    shell(others)
+    await firewall.remove()
+    assert await helper.forwarding() == bool(needed_by)
+    assert before.get(FORWARDING_KEY) is None
+    said = [record.getMessage() for record in caplog.records if "stays on" in record.getMessage()]
+    assert said == ([f"net.ipv4.ip_forward stays on: needed by {needed_by}"] if needed_by else [])
+    await firewall.refresh()  # the next VM, and its end
+    await firewall.remove()
+    assert await helper.forwarding() == bool(needed_by)
+    shell(gone)
     await helper.set_forwarding(False)
 
 

@@ -19,7 +19,7 @@ from banger.model.deadlines import USUAL, Deadlines
 from banger.network.firewall import Firewall
 from banger.network.host import HostNetwork
 from banger.network.names import Names
-from banger.network.surroundings import Lookout
+from banger.network.surroundings import Lookout, who_forwards
 from banger.store.database import Database
 from banger.store.images import ImageTable
 from banger.store.settings import SettingTable
@@ -58,7 +58,8 @@ async def compose(
     helper = InProcessHelper(instance, paths, programs=programs)
     names = Names(settings, helper)
     vm_table = VMTable(database)
-    firewall = Firewall(helper, settings, records=vm_table.list, before=SettingTable(database))
+    before = SettingTable(database)
+    firewall = Firewall(helper, settings, records=vm_table.list, before=before, others=who_forwards)
     network = HostNetwork(helper, settings, firewall=firewall, followers=(names,))
 
     async def bridge() -> str:

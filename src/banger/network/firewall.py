@@ -9,7 +9,7 @@ crash tables and setting stay; the next start replaces them, and the planner nam
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -28,6 +28,14 @@ FORWARDING_KEY = "sysctl/net.ipv4.ip_forward"
 FORWARDING_NAME = "net.ipv4.ip_forward"
 
 
+Others = Callable[[], Awaitable[Sequence[str]]]
+"""Who besides banger needs the host to forward; raises OSError where that cannot be seen."""
+
+
+async def nobody_else() -> Sequence[str]:
+    return ()
+
+
 class Firewall:
     def __init__(
         self,
@@ -37,6 +45,7 @@ class Firewall:
         records: Callable[[], Sequence[VMRecord]],
         before: SettingTable,
         bridges: Bridges | None = None,
+        others: Others = nobody_else,
     ) -> None:
         """records: all VMs, as they are in the store now. before: where host settings are remembered.
         bridges: the network's, where they are not the usual ones."""
@@ -45,6 +54,7 @@ class Firewall:
         self._records = records
         self._before = before
         self._bridges = bridges or bridges_of(settings)
+        self._others = others
         self._lock = OrderedLock(Rank.LEAF, "firewall")
         self._applied: FirewallRules | None = None
         self._stale = False
@@ -111,8 +121,20 @@ class Firewall:
         if not self.forwarding_changed():
             return
         if not await self._helper.others_need_forwarding():
-            await self._helper.set_forwarding(False)
+            await self._put_back()
         await self._before.delete(FORWARDING_KEY)
+
+    async def _put_back(self) -> None:
+        """Forwarding off, but where others have come to need it meanwhile: then it is theirs."""
+        try:
+            others = await self._others()
+        except OSError as error:
+            log.warning("%s stays on: who else needs it cannot be seen: %s", FORWARDING_NAME, error)
+            return
+        if others:
+            log.warning("%s stays on: needed by %s", FORWARDING_NAME, ", ".join(others))
+            return
+        await self._helper.set_forwarding(False)
 
     async def _forward(self) -> None:
         """Forwarding on; what was before is remembered first, by whichever instance switched it on."""

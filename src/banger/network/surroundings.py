@@ -1,6 +1,7 @@
 """What of this host stops guests now: the facts, asked for, and network/neighbours.py's judgement of them.
 
-For doctor and for a VM's start. Reads only; takes some 20 ms, and more where others have many rules.
+For doctor, a VM's start and the end of the last one. Reads only; takes some 20 ms, and more where others have
+many rules.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import ipaddress
 
 from banger.config.settings import Settings
 from banger.network.bridges import bridges_of
-from banger.network.neighbours import Obstacle, Way, obstacles
+from banger.network.neighbours import Obstacle, Way, forwarders, obstacles
 from banger.system.firewalls import FirewallFacts, firewall_facts
 from banger.system.netpath import route_to
-from banger.system.routes import PROBE
+from banger.system.routes import PROBE, routing_facts
 
 
 def way_of(settings: Settings, *, link: str, guest_ip: str = "", nat: bool = True) -> Way:
@@ -35,6 +36,12 @@ async def look(settings: Settings, *, guest_ip: str = "") -> tuple[FirewallFacts
     facts = await firewall_facts()
     way = way_of(settings, link=route_to(PROBE).link, guest_ip=guest_ip)
     return facts, await asyncio.to_thread(obstacles, facts, way)  # a second, of twenty thousand rules
+
+
+async def who_forwards() -> tuple[str, ...]:
+    """Who besides banger needs the host to forward. Raises OSError when the kernel does not say."""
+    facts, routing = await firewall_facts(), await routing_facts()
+    return await asyncio.to_thread(forwarders, facts, routing)
 
 
 class Lookout:
