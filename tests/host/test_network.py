@@ -6,12 +6,14 @@ import statistics
 import time
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from banger.config.paths import Paths
 from banger.config.settings import Settings
 from banger.helper.inprocess import InProcessHelper
-from banger.helper.interface import ObservedLink
+from banger.helper.interface import FirewallRules, GuestRule, ObservedLink
+from banger.network.addresses import mac_of
 from banger.network.firewall import Firewall
 from banger.network.host import HostNetwork
 from banger.store.database import Database
@@ -97,3 +99,19 @@ async def test_after_the_last_vm_nothing_is_left_and_it_comes_again(
     await network.prepare(GUEST)
     await network._pool.settled()
     assert "tap-pool-2" in await taps(helper)  # numbers are not used again
+
+
+@require("nft")
+async def test_tables_of_many_guests_are_compared_whole(helper: InProcessHelper) -> None:
+    """nft shows more than a mebibyte of them."""
+    addresses = [f"10.9.{number >> 8}.{number & 255}" for number in range(2, 10_002)]
+    guests = tuple(
+        GuestRule(tap=f"tap-fc-{number}", mac=mac_of(address), address=address)
+        for number, address in enumerate(addresses)
+    )
+    rules = FirewallRules(bridge="br-t", address="10.9.0.1", guests=guests)
+    await helper.apply_firewall(rules)
+    assert await helper.firewall_drift(rules) == ""
+    others = msgspec.structs.replace(rules, guests=guests[:-1])
+    assert await helper.firewall_drift(others) == "have been changed by another program"
+    await helper.remove_firewall()

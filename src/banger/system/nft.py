@@ -15,6 +15,8 @@ from banger.system.programs import find
 from banger.system.run import run
 
 _TIMEOUT_S = 20.0
+_LISTING_LIMIT = 32 << 20
+"""Some 150 bytes a guest, 100 a chain: more than all guests of an instance, or a cluster program, take."""
 _FRESH = ("unshare", "--net", "sh", "-c", "nft -f - && nft -j -s list ruleset")
 _VOLATILE = frozenset({"handle", "index"})
 
@@ -50,28 +52,30 @@ async def listing(wanted: Sequence[tuple[str, str]]) -> str | None:
     entries: list[Entry] = []
     for family, name in wanted:
         try:
-            listed = await run(["nft", "-j", "-s", "list", "table", family, name], timeout_s=_TIMEOUT_S)
+            entries += await _shown(["nft", "-j", "-s", "list", "table", family, name])
         except CommandError:
             if (family, name) not in await tables():
                 return None
             raise
-        entries += _decode(listed.stdout)
     return _comparable(entries)
 
 
 async def canonical(ruleset: str) -> str:
     """What `listing` shows when a ruleset alone has been loaded."""
-    shown = await run(list(_FRESH), timeout_s=_TIMEOUT_S, input=ruleset.encode("utf-8"))
-    return _comparable(_decode(shown.stdout))
+    return _comparable(await _shown(_FRESH, input=ruleset.encode("utf-8")))
 
 
 async def _list(what: str, *, kind: str) -> list[dict[str, object]]:
-    listed = await run(["nft", "-j", "list", what], timeout_s=_TIMEOUT_S)
-    return [entry[kind] for entry in _decode(listed.stdout) if kind in entry]
+    return [entry[kind] for entry in await _shown(["nft", "-j", "list", what]) if kind in entry]
 
 
-def _decode(listed: bytes) -> list[Entry]:
-    return msgspec.json.decode(listed, type=_Listed).nftables
+async def _shown(argv: Sequence[str], *, input: bytes | None = None) -> list[Entry]:
+    """What `nft -j` lists. CommandError also where that is not to be read, or too much."""
+    said = await run(argv, timeout_s=_TIMEOUT_S, input=input, output_limit=_LISTING_LIMIT)
+    try:
+        return msgspec.json.decode(said.stdout, type=_Listed).nftables
+    except msgspec.DecodeError as error:
+        raise CommandError(argv, said.status, what="lists what cannot be read") from error
 
 
 def _comparable(entries: list[Entry]) -> str:
