@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
-import socket
 from pathlib import Path
 
 from banger.config.paths import Paths
@@ -73,26 +71,11 @@ async def resolver_check(listen: str, distribution: Distribution) -> Check:
 def names_check(paths: Paths, listen: str) -> Check:
     host, _, text = listen.rpartition(":")
     port = int(text)
-    busy = not binds(host, port)
+    busy = not tcplisten.binds(host, port)
     holder = tcplisten.holder(host, port, udp=True) or tcplisten.holder(host, port) if busy else ""
     daemon = _read(f"{paths.state_dir}/daemon.lock")
     ours = bool(daemon) and holder.endswith(f"(pid {daemon})")
     return findings.names_port(listen, busy=busy, holder=holder, ours=ours)
-
-
-def binds(host: str, port: int) -> bool:
-    """Whether a name server could listen there, by UDP and TCP."""
-    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-        with socket.socket(socket.AF_INET, kind) as trial:
-            if kind == socket.SOCK_STREAM:
-                # as the server does: connections that wait out their time are none
-                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                trial.bind((host, port))
-            except OSError as error:
-                if error.errno != errno.EACCES:  # a port that only root may take: the daemon does
-                    return False
-    return True
 
 
 def listed_server(listen: str, resolv_conf: str = RESOLV_CONF) -> bool:

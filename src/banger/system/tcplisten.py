@@ -8,6 +8,7 @@ with their last holder. `holder` reads /proc of this network namespace and chang
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -40,6 +41,21 @@ def shut(listener: socket.socket) -> None:
     """Nobody is accepted any more, by whoever else has this socket either, and the port is free."""
     with listener, contextlib.suppress(OSError):
         listener.shutdown(socket.SHUT_RDWR)
+
+
+def binds(address: str, port: int) -> bool:
+    """Whether root could listen there, at an IPv4 address, by UDP and TCP both: a name server."""
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        with socket.socket(socket.AF_INET, kind) as trial:
+            if kind == socket.SOCK_STREAM:
+                # as the server does: connections that wait out their time are none
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trial.bind((address, port))
+            except OSError as error:
+                if error.errno != errno.EACCES:  # a port that only root may take
+                    return False
+    return True
 
 
 def holder(address: str, port: int, *, udp: bool = False) -> str:
