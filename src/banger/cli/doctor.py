@@ -10,7 +10,13 @@ from banger.cli.render import colour, out, print_json
 COLOURS = {"PASS": "32", "WARN": "33", "FAIL": "31"}
 
 
-@click.command("doctor", help="Check whether this host can run VMs: PASS, WARN or FAIL, and what to do.")
+@click.command(
+    "doctor",
+    help="""Check whether this host can run VMs: PASS, WARN or FAIL, and what to do.
+
+    Needs no daemon and changes nothing. The exit status is 1 when a check says FAIL.
+    """,
+)
 @json_option
 def doctor(as_json: bool) -> int:
     from banger.cli.escape import safe

@@ -32,9 +32,17 @@ def _size(size: int) -> str:
     return f"{size // MIB}M" if size else ""
 
 
-@click.command("list", help="List the images on this host, or with --available those of the catalog.")
+@click.command(
+    "list",
+    help="""List the images on this host, or with --available those of the catalog.
+
+    \b
+    banger image list
+    banger image list --available        what `image pull NAME` gets, and which of it is here
+    """,
+)
 @click.option("-q", "ids", is_flag=True, help="Ids only.")
-@click.option("--available", is_flag=True, help="Those that `image pull NAME` gets.")
+@click.option("--available", is_flag=True, help="Those of the catalog.")
 @json_option
 def list_command(ids: bool, available: bool, as_json: bool) -> None:
     if ids and available:

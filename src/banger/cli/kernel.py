@@ -28,7 +28,15 @@ kernel = LazyGroup(
 )
 
 
-@click.command("list", help="List the kernels on this host, or with --available those that can be pulled.")
+@click.command(
+    "list",
+    help="""List the kernels on this host, or with --available those of the catalog.
+
+    \b
+    banger kernel list
+    banger kernel list --available       what `kernel pull NAME` gets, and which of it is here
+    """,
+)
 @click.option("--available", is_flag=True, help="Those of the catalog.")
 @json_option
 def list_command(available: bool, as_json: bool) -> None:
@@ -75,7 +83,13 @@ def show(name: str, as_json: bool) -> None:
 
 
 @click.command(
-    "pull", help="Get a kernel of the catalog, from its distribution's archive. One that is here stays."
+    "pull",
+    help="""Get a kernel of the catalog, from its distribution's archive. One that is here stays.
+
+    \b
+    banger kernel pull debian-trixie
+    banger image pull debian-bookworm --name new --kernel debian-trixie
+    """,
 )
 @click.argument("name", metavar="KERNEL")
 @json_option
@@ -93,6 +107,10 @@ def pull(name: str, as_json: bool) -> None:
     vmlinux or bzImage    the kernel
     modules/              its modules, as in /lib/modules/VERSION; without them all must be built in
     initrd.img            its own initrd, if it needs one
+
+    \b
+    banger kernel import mine --from ./build
+    banger image pull alpine --name try --kernel mine
     """,
 )
 @click.argument("name", type=NAME)

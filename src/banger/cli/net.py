@@ -51,9 +51,10 @@ def target(text: str) -> tuple[str, int, str]:
     than that. The exit status is 0 when it gets through, 1 when something stops it.
 
     \b
-    banger net why web example.org:443
-    banger net why web 192.0.2.7
-    banger net why web db.vm:5432
+    banger net why web example.org:443       a TCP connection
+    banger net why web 192.0.2.7             an echo
+    banger net why web 172.16.0.1:53/udp     a datagram, which has to be answered
+    banger net why web db.vm:5432            another VM
     """,
 )
 @vm_argument

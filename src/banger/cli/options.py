@@ -126,7 +126,11 @@ def sizing_options(command: F) -> F:
         (
             click.option("--name", type=NAME, help="The VM's name; a readable one is made up when left out."),
             click.option(
-                "--image", default="", shell_complete=complete_any_image, help="What it is made from."
+                "--image",
+                default="",
+                metavar="IMAGE",
+                shell_complete=complete_any_image,
+                help="What it is made from: an image that is here, of the catalog, or of a registry.",
             ),
             click.option("--vcpu", type=VCPU, help="Virtual CPUs."),
             click.option("--memory", type=MEMORY, help="Such as 512M or 2G; at least 128M."),
@@ -135,7 +139,7 @@ def sizing_options(command: F) -> F:
             click.option(
                 "--nat/--no-nat",
                 default=None,
-                help="Whether the guest reaches the internet.",
+                help="Whether the guest reaches what is beyond this host.",
             ),
             click.option(
                 "--init",

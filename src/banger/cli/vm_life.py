@@ -101,13 +101,21 @@ def delete(vms: tuple[str, ...], as_json: bool) -> int:
     return on_each(vms, lambda client, vm: client.delete_vm(vm), as_json=as_json)
 
 
-@click.command("set", help="Change VMs. What cannot change live applies at the next start.")
+@click.command(
+    "set",
+    help="""Change VMs. What cannot change live applies at the next start.
+
+    \b
+    banger vm set web --nat                  at once, also while it runs
+    banger vm set web db --memory 4G         at their next start
+    """,
+)
 @vms_argument
 @click.option("--vcpu", type=VCPU, help="Virtual CPUs.")
 @click.option("--memory", type=MEMORY, help="Such as 512M or 2G.")
 @click.option("--disk-size", type=DISK, help="The work disk; it only grows.")
 @click.option(
-    "--nat/--no-nat", default=None, help="Whether the guest reaches the internet; takes effect at once."
+    "--nat/--no-nat", default=None, help="Whether the guest reaches what is beyond this host; at once."
 )
 @json_option
 @quiet_option

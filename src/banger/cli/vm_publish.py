@@ -41,8 +41,10 @@ def as_body(ports: Sequence[PortSpec]) -> list[dict[str, Any]]:
 
     \b
     banger vm publish web 8080:80            127.0.0.1:8080 leads to port 80 of the guest
-    banger vm publish web 0.0.0.0:8080:80    from everywhere: every address of this host
+    banger vm publish web 0.0.0.0:8080:80    from everywhere: every IPv4 address of this host
     banger vm publish web 80                 a free port is chosen, and kept
+
+    Needs no NAT. Prints what the VM publishes now.
     """,
 )
 @vm_argument
@@ -57,7 +59,15 @@ def publish(vm: str, ports: tuple[PortSpec, ...], as_json: bool) -> None:
 
 @click.command(
     "unpublish",
-    help="Take published ports of a VM's back; connections through them end. A port alone is the host's.",
+    help="""Take published ports of a VM's back; connections through them end.
+
+    \b
+    banger vm unpublish web 8080             a port alone is this host's
+    banger vm unpublish web 0.0.0.0:8080     only the one on that address
+    banger vm unpublish web --all
+
+    Prints what the VM publishes still.
+    """,
 )
 @vm_argument
 @click.argument("ports", metavar="[ADDRESS:]PORT[:GUESTPORT]...", nargs=-1, type=WHICH)

@@ -62,6 +62,8 @@ def create(published: tuple[PortSpec, ...], no_start: bool, as_json: bool, **siz
     banger vm run                              a shell; the VM stays
     banger vm run --rm -- sh -c 'uname -a'     one command; the VM goes
     banger vm run --name web -d                no shell: it stays and runs
+    banger vm run --nat -p 8080:80             with a way out, and this host's port 8080 leading in
+    banger vm run --image alpine               an image of a registry, pulled when it is not here
     banger vm run --image IMG --entrypoint     what the image is made to run; words after -- are for it
     """,
 )
