@@ -132,11 +132,11 @@ def place(address: str, *, mac: str, tap: str, gateway: str) -> Iterator[Place]:
 
 
 @contextlib.contextmanager
-def guest(number: int, instance: str) -> Iterator[Place]:
-    """On the bridge, which is there; its tap is in the instance's group."""
+def guest(number: int, instance: str, *, bridge: str = BRIDGE) -> Iterator[Place]:
+    """On a bridge, which is there; its tap is in the instance's group."""
     address = f"10.9.0.{number}"
     with place(address, mac=mac_of(address), tap=f"tap-fc-{number}", gateway=BRIDGE_IP) as made:
-        ip("link", "set", made.tap, "group", str(marks.link_group(instance)), "master", BRIDGE, "up")
+        ip("link", "set", made.tap, "group", str(marks.link_group(instance)), "master", bridge, "up")
         yield made
 
 

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import pytest
 
-from banger.config.paths import Paths
 from banger.config.settings import Settings
 from banger.errors import BangerError
 from banger.helper import marks
 from banger.helper.inprocess import InProcessHelper
-from banger.model.records import VMRecord, VMRuntime, VMSpec, now
-from banger.model.states import VMState
-from banger.network.addresses import mac_of
+from banger.model.records import VMRecord
 from banger.network.bridges import bridges_of
 from banger.network.firewall import Firewall
 from banger.network.host import HostNetwork
-from banger.store.database import Database
 from banger.store.settings import SettingTable
 from banger.system.links import Links
 from tests.capabilities import require
 from tests.host import streets
-from tests.host.streets import BRIDGE, BRIDGE_IP, SERVER_IP, Place, answers_ping, ip, listener, reaches
+from tests.host.streets import BRIDGE, BRIDGE_IP, SERVER_IP, answers_ping, guest, ip, listener, reaches
+from tests.host.test_firewall import before as before
+from tests.host.test_firewall import record_of
 
 pytestmark = [pytest.mark.host, pytest.mark.anyio, require("netns", "tun", "nft")]
 
@@ -36,28 +33,6 @@ FIRST, SECOND, THIRD = 2, 6, 10
 WEB = 8080
 
 
-def record_of(number: int, *, nat: bool) -> VMRecord:
-    moment = now()
-    return VMRecord(
-        id=f"{number:064x}",
-        name=f"vm{number}",
-        image_id="i",
-        state=VMState.RUNNING,
-        created_at=moment,
-        updated_at=moment,
-        last_touched_at=moment,
-        spec=VMSpec(nat_enabled=nat),
-        runtime=VMRuntime(guest_ip=f"10.9.0.{number}", tap_device=f"tap-fc-{number}"),
-    )
-
-
-@pytest.fixture
-async def before(paths: Paths) -> AsyncIterator[SettingTable]:
-    database = await Database.open(paths.database)
-    yield SettingTable(database)
-    await database.close()
-
-
 def network_of(
     helper: InProcessHelper, before: SettingTable, *, records: Sequence[VMRecord], isolated: bool = True
 ) -> HostNetwork:
@@ -65,16 +40,6 @@ def network_of(
     bridges = bridges_of(settings, guests=4)
     firewall = Firewall(helper, settings, records=lambda: records, before=before, bridges=bridges)
     return HostNetwork(helper, settings, firewall=firewall, bridges=bridges)
-
-
-@contextlib.contextmanager
-def guest(number: int, bridge: str, instance: str) -> Iterator[Place]:
-    """As its VM's tap would be, on a bridge."""
-    address = f"10.9.0.{number}"
-    group = str(marks.link_group(instance))
-    with streets.place(address, mac=mac_of(address), tap=f"tap-fc-{number}", gateway=BRIDGE_IP) as made:
-        ip("link", "set", made.tap, "group", group, "master", bridge, "up")
-        yield made
 
 
 @pytest.mark.parametrize("isolated", [True, False])
@@ -88,9 +53,9 @@ async def test_guests_on_several_bridges_reach_what_guests_on_one_do(
         await network.prepare(record.runtime.guest_ip)
     with (
         streets.internet() as internet,
-        guest(FIRST, BRIDGE, instance) as first,
-        guest(SECOND, f"{BRIDGE}-1", instance) as second,
-        guest(THIRD, f"{BRIDGE}-2", instance) as third,
+        guest(FIRST, instance) as first,
+        guest(SECOND, instance, bridge=f"{BRIDGE}-1") as second,
+        guest(THIRD, instance, bridge=f"{BRIDGE}-2") as third,
         listener(internet, SERVER_IP, WEB),
         listener(None, "0.0.0.0", 9000),
         listener(None, "0.0.0.0", 9001),
@@ -135,7 +100,7 @@ async def test_a_guest_cannot_take_an_address_of_another_bridge(
     network = network_of(helper, before, records=records, isolated=False)
     for record in records:
         await network.prepare(record.runtime.guest_ip)
-    with guest(FIRST, BRIDGE, instance) as first, guest(SECOND, f"{BRIDGE}-1", instance) as second:
+    with guest(FIRST, instance) as first, guest(SECOND, instance, bridge=f"{BRIDGE}-1") as second:
         await network.firewall.refresh()
         assert answers_ping(first, second.address)
         first.ip("address", "replace", f"{second.address}/24", "dev", "eth0")
