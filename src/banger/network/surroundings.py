@@ -39,8 +39,10 @@ async def look(settings: Settings, *, guest_ip: str = "") -> tuple[FirewallFacts
 
 
 async def who_forwards() -> tuple[str, ...]:
-    """Who besides banger needs the host to forward. Raises OSError when the kernel does not say."""
+    """Who besides banger needs the host to forward. Raises OSError where that cannot be seen."""
     facts, routing = await firewall_facts(), await routing_facts()
+    if facts.problem:
+        raise OSError(facts.problem)
     return await asyncio.to_thread(forwarders, facts, routing)
 
 
