@@ -10,6 +10,7 @@ import asyncio
 import ctypes
 import os
 import re
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -87,10 +88,19 @@ class FaultyHost:
             await made.close()
 
     def objects(self) -> list[str]:
-        """Whatever a VM has on the host: its folder and what all VMs share left out."""
+        """Whatever a VM has on the host: its folder and what all VMs share left out, but not what the shared
+        nftables say of its tap."""
         found = leaks.snapshot(self.folder, all_links=True).found
-        shared = ("folder ", "link br-fc ", "link tap-pool-", f"socket {self.folder}/home/state/bangerd")
-        return sorted(line for line in found if not line.startswith(shared))
+        shared = (
+            "folder ",
+            "link br-fc ",
+            "link tap-pool-",
+            "nft table ",
+            f"socket {self.folder}/home/state/bangerd",
+        )
+        ruleset = subprocess.run(["nft", "list", "ruleset"], capture_output=True, check=True, timeout=20)
+        named = {f"nft {tap}" for tap in re.findall(r'"(tap-[a-z0-9-]+)"', ruleset.stdout.decode())}
+        return sorted({line for line in found if not line.startswith(shared)} | named)
 
 
 async def until(ask: Callable[[], bool], *, timeout_s: float) -> None:
