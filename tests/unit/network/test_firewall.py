@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
@@ -171,6 +171,28 @@ async def test_while_another_banger_needs_forwarding_it_stays(before: SettingTab
     await firewall.remove()
     assert kernel.on
     assert not firewall.forwarding_changed()
+
+
+async def test_forwarding_stays_where_nobody_can_say_who_else_needs_it(
+    before: SettingTable, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def unseen() -> Sequence[str]:
+        raise OSError("nft did not end within 10 s")
+
+    kernel = Kernel()
+    firewall = Firewall(
+        cast(Helper, kernel),
+        Settings(),
+        records=lambda: [record_of(2, nat=True)],
+        before=before,
+        others=unseen,
+    )
+    await firewall.refresh()
+    await firewall.remove()
+    assert kernel.on
+    assert kernel.rules is None
+    assert not firewall.forwarding_changed()
+    assert "stays on: who else needs it cannot be seen: nft did not end" in caplog.text
 
 
 def test_every_rule_says_what_it_is_for() -> None:
