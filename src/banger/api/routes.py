@@ -162,7 +162,8 @@ ROUTES: tuple[Route, ...] = (
         request=requests.WhyNet,
         reply=NetWhy,
         doc="Tries to reach a host from inside the guest, follows the packets through this host, and says "
-        "what stops them and what to do. At most some 20 s; does not touch it; wrong_state when not running.",
+        "what stops them and what to do. Some seconds, or half a minute; does not touch it; wrong_state when "
+        "not running.",
     ),
     Route(
         name="vm.connect",

@@ -1,8 +1,9 @@
 """`net why`: gathers the facts about one attempt from inside a guest; network/why.py explains them.
 
 VMService's hands, beside guestview.py. Takes no VM lock and touches nothing: a trace's tables last for the
-attempt and are removed with it (helper/tracing.py). Everything has a deadline; at most some 20 s together.
-After a crash a trace's tables may be left, which reconcile removes.
+attempt and are removed with it (helper/tracing.py). Everything has a deadline: it takes some seconds, with
+a guest that does not answer about half a minute. After a crash a trace's tables may be left, which reconcile
+removes.
 """
 
 from __future__ import annotations

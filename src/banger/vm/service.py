@@ -303,7 +303,7 @@ class VMService:
         return seen if record is None else msgspec.structs.replace(seen, published=self.published(record))
 
     async def net_why(self, vm_id: str, request: WhyNet) -> NetWhy:
-        """What stops the guest's packets to a host; 20 s at most. Does not touch it."""
+        """What stops the guest's packets to a host; some seconds. Does not touch it."""
         return await self._net_why.ask(vm_id, request.host, port=request.port, protocol=request.protocol)
 
     async def flush_metrics(self, vm_id: str) -> None:
