@@ -20,6 +20,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <linux/ethtool.h>
+#include <linux/sockios.h>
+
 #include "base.h"
 #include "requests.h"
 #include "shared.h"
@@ -250,6 +253,20 @@ static void put_ipv4(struct builder *builder, uint8_t tag, const struct sockaddr
 		put_text(builder, tag, text);
 }
 
+/* The flags, with IFF_RUNNING as the driver has it: the kernel's own follows a change up to a second later. */
+static unsigned flags_of(int asking, const struct ifreq *request)
+{
+	struct ethtool_value carrier = {.cmd = ETHTOOL_GLINK};
+	struct ifreq question;
+	memset(&question, 0, sizeof question);
+	memcpy(question.ifr_name, request->ifr_name, sizeof question.ifr_name);
+	question.ifr_data = (void *)&carrier;
+	unsigned flags = (uint16_t)request->ifr_flags;
+	if (ioctl(asking, SIOCETHTOOL, &question) < 0)
+		return flags; /* a driver without an answer */
+	return carrier.data ? flags | IFF_RUNNING : flags & ~(unsigned)IFF_RUNNING;
+}
+
 static bool tell_link(int fd, int asking, const char *name)
 {
 	struct builder builder = {0};
@@ -259,7 +276,7 @@ static bool tell_link(int fd, int asking, const char *name)
 	if (ioctl(asking, SIOCGIFFLAGS, &request) < 0)
 		return true; /* gone meanwhile */
 	put_text(&builder, LINK_NAME, request.ifr_name);
-	put_number(&builder, LINK_FLAGS, (uint16_t)request.ifr_flags);
+	put_number(&builder, LINK_FLAGS, flags_of(asking, &request));
 	if (ioctl(asking, SIOCGIFADDR, &request) == 0)
 		put_ipv4(&builder, LINK_ADDRESS, &request.ifr_addr);
 	if (ioctl(asking, SIOCGIFNETMASK, &request) == 0)
