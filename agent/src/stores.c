@@ -114,8 +114,11 @@ static void mount_store(const char *place)
 			return;
 		sync(); /* the mark must not be on the disk before what it stands for */
 		int fd = open(mark, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-		if (fd >= 0)
-			close(fd);
+		if (fd < 0) { /* without it the next start would copy over what containers have written */
+			say("cannot mark %s: %s: it stays on the overlay", folder, strerror(errno));
+			return;
+		}
+		close(fd);
 	}
 	if (mount(folder, place, NULL, MS_BIND, NULL) < 0)
 		say("cannot mount %s: %s", place, strerror(errno));
