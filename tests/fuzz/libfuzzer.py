@@ -81,14 +81,16 @@ class Fuzzer:
         return "" if re.search(r"^Executed .* in \d+ ms", output, re.MULTILINE) else output
 
     def _start(self, target: str, folder: Path, words: Iterable[str], *, timeout_s: float) -> str:
+        # A process that is executed begins with the peak memory of whose memory it shared until then: that of
+        # the whole test run, which libFuzzer would take for the target's. `timeout` is small, and forks.
         done = subprocess.run(
-            [*self.command(), *words],
+            ["timeout", "--kill-after=5", str(timeout_s), *self.command(), *words],
             cwd=folder,
             env={"PATH": os.environ["PATH"], "BANGER_FUZZ": target, **self.env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=timeout_s,
+            timeout=timeout_s + 30,
             check=False,
         )
         output = done.stdout.decode("utf-8", "replace")
