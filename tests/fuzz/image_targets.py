@@ -34,7 +34,6 @@ from banger.image import (
     layertree,
     rootfs,
     sources,
-    tarheaders,
     treetar,
 )
 from banger.image.cpio import CpioWriter
@@ -42,7 +41,8 @@ from banger.image.errors import ImageError
 from banger.image.oci import archive as oci_archive
 from banger.image.oci import auth, config, endpoint, manifest, reference, tarindex, transport
 from banger.image.oci.blobs import BlobCache
-from banger.image.tarheaders import BadTar, Header
+from banger.system import tarheaders
+from banger.system.tarheaders import BadTar, Header
 
 UNSAFE = "".join(map(chr, (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 MAX_BRIEF = 2000

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from banger.image.errors import ImageError, invalid
 from banger.image.layertree import MAX_LINKS, MAX_PATH, Folder, Inode, new_folder, shown
-from banger.image.tarheaders import FILE, SYMLINK
+from banger.system.tarheaders import FILE, SYMLINK
 
 MAX_ENTRIES = 1_000_000
 _MAGIC = 0xEF53

@@ -25,8 +25,8 @@ from banger.image.errors import ImageError, from_os_error, invalid
 from banger.image.layertree import LayerTree, TooLarge, shown
 from banger.image.oci.manifest import Layer
 from banger.image.staging import require_space
-from banger.image.tarheaders import BadTar, read_headers
 from banger.image.treetar import Measure, measure, write_tree
+from banger.system.tarheaders import BadTar, read_headers
 
 _KINDS = ("none", "gzip", "zstd")
 _READ = 256 << 10

@@ -21,7 +21,7 @@ from banger.config.settings import FileSync
 from banger.errors import BangerError, ErrorCode
 from banger.image.errors import from_os_error
 from banger.image.layertree import MAX_PATH, Folder, Inode, new_folder, shown
-from banger.image.tarheaders import FILE
+from banger.system.tarheaders import FILE
 
 MAX_ENTRIES = 100_000
 MAX_DEPTH = 64

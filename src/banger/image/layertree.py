@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from banger.image.tarheaders import (
+from banger.system.tarheaders import (
     BLOCK_DEVICE,
     CHAR,
     FILE,

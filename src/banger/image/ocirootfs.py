@@ -17,14 +17,14 @@ from pathlib import Path
 from banger.image.errors import from_os_error, invalid
 from banger.image.flatten import LIMITS, FlatTree, Limits, Stopped
 from banger.image.layertree import Inode, new_folder
-from banger.image.oci.blobs import in_thread
 from banger.image.oci.manifest import Layer
 from banger.image.rootfs import WORK_ROOT, TreeFile
-from banger.image.tarheaders import FILE, SYMLINK, BadTar
 from banger.image.treetar import Measure, write_tree
 from banger.model.progress import Progress, ProgressEvent, no_progress
 from banger.system import ext4
 from banger.system.ext4 import E2fsprogs
+from banger.system.tarheaders import FILE, SYMLINK, BadTar
+from banger.system.threads import in_thread
 
 MIN_SIZE = 1 << 30
 LABEL = "banger-root"

@@ -28,10 +28,10 @@ from banger.image.initramfs import GuestFile
 from banger.image.layertree import Folder, Inode, LayerTree, TooLarge, new_folder, split, walk
 from banger.image.rootfs import MAX_ENTRIES, WORK_ROOT, clean_path
 from banger.image.staging import require_space
-from banger.image.tarheaders import FILE, FOLDER, LINK, SYMLINK, BadTar, Header, read_headers
 from banger.image.treetar import measure, write_tree
 from banger.system import ext4
 from banger.system.ext4 import E2fsprogs
+from banger.system.tarheaders import FILE, FOLDER, LINK, SYMLINK, BadTar, Header, read_headers
 
 LABEL = "banger-work"
 FORM = 1

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from banger.image.layertree import Folder, Inode, walk
-from banger.image.tarheaders import BLOCK_DEVICE, CHAR, FILE, FOLDER, LINK, SYMLINK, BadTar
 from banger.system.ext4 import XAttr
+from banger.system.tarheaders import BLOCK_DEVICE, CHAR, FILE, FOLDER, LINK, SYMLINK, BadTar
 
 _BLOCK = 512
 _RECORD = 10240

@@ -20,12 +20,12 @@ from banger.errors import BangerError, ErrorCode
 from banger.image.errors import from_os_error, invalid
 from banger.image.hostfiles import HostFiles, HostHome
 from banger.image.layertree import Folder, Inode, shown
-from banger.image.oci.blobs import in_thread
 from banger.image.seeds import LABEL, folder_above, home_of_seed, place, read_stamp, renamed
-from banger.image.tarheaders import BadTar
 from banger.image.treetar import Measure, measure, write_tree
 from banger.system import ext4
 from banger.system.ext4 import E2fsprogs
+from banger.system.tarheaders import BadTar
+from banger.system.threads import in_thread
 
 GIT_CONFIG = b".gitconfig"
 _SSH, _KEYS = b".ssh", b".ssh/authorized_keys"

@@ -18,11 +18,11 @@ from typing import Protocol
 
 from banger.image import seeds
 from banger.image.initramfs import GuestFile
-from banger.image.oci.blobs import in_thread
 from banger.image.published import RECORD, WORK_SEED
 from banger.image.staging import remove_tree
 from banger.model.records import Image
 from banger.system.lockorder import OrderedLock, Rank
+from banger.system.threads import in_thread
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from banger.image.layertree import Folder, Inode, LayerTree, shown, walk
-from banger.image.tarheaders import FILE, FOLDER, LINK, BadTar, Header
+from banger.system.tarheaders import FILE, FOLDER, LINK, BadTar, Header
 
 NAMES = ("a", "b", "c")
 PATHS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map("/".join)

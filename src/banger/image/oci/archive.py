@@ -20,7 +20,7 @@ import msgspec
 from banger.errors import ErrorCode
 from banger.image import compress
 from banger.image.errors import ImageError, from_os_error, invalid
-from banger.image.oci.blobs import Lease, Part, in_thread
+from banger.image.oci.blobs import Lease, Part
 from banger.image.oci.config import MAX_CONFIG, MAX_LAYERS, ImageConfig, parse_config
 from banger.image.oci.manifest import (
     DOCKER_LAYER,
@@ -41,6 +41,7 @@ from banger.image.oci.reference import MAX_TEXT, is_digest, parse_reference
 from banger.image.oci.tarindex import Member, TarIndex, read_index
 from banger.image.staging import require_space
 from banger.model.progress import Progress, ProgressEvent, no_progress
+from banger.system.threads import in_thread
 
 MAX_UNPACKED = MAX_BLOB
 MAX_IMAGES = 256

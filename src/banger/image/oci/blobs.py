@@ -20,7 +20,6 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
 
 import msgspec
 
@@ -28,6 +27,7 @@ from banger.errors import ErrorCode
 from banger.image.errors import ImageError, from_os_error, invalid
 from banger.image.oci.reference import is_digest
 from banger.system.lockorder import Rank, drop, take
+from banger.system.threads import in_thread
 
 CHUNK = 1 << 20
 LOCK_WAIT_S = 3600.0
@@ -330,29 +330,6 @@ async def _is_blob(descriptor: int, digest: str, size: int | None) -> bool:
         return False
     stop = threading.Event()
     return await in_thread(lambda: _digest(descriptor, digest, stop), stop=stop.set) == digest
-
-
-Result = TypeVar("Result")
-
-
-async def in_thread(work: Callable[[], Result], *, stop: Callable[[], None] | None = None) -> Result:
-    """As asyncio.to_thread, but a cancelled caller goes on only when the thread has ended.
-
-    The thread works on descriptors that the caller closes: by then their numbers could be others'. stop:
-    makes the thread end soon.
-    """
-    task = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if stop is not None:
-            stop()
-        while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()  # what it ran into does not matter any more
-        raise
 
 
 def _digest(descriptor: int, wanted: str, stop: threading.Event) -> str:

@@ -1,10 +1,11 @@
-"""The headers of a layer's tar: ustar, GNU and pax, with sparse files; contents are only pointed at.
+"""The headers of a stranger's tar: ustar, GNU and pax, with sparse files; contents are only pointed at.
 
 A reader of our own, because tarfile takes three times as long for a header, carries names as text and reads
 contents that nobody asked for. It reads tars as Go's archive/tar does, with which images are made and
 unpacked elsewhere: what follows the end is ignored, a global pax header says nothing, entries without
 content have none whatever their size says. Input is hostile: every length is bounded, every number checked.
-Raises BadTar, to which the caller adds whose tar it is. Blocking; holds one window of the file at a time.
+Raises BadTar, to which the caller adds whose tar it is. Reads layers (image/) and what comes out of guests
+(workspace/). Blocking; holds one window of the file at a time.
 """
 
 from __future__ import annotations
