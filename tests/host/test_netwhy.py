@@ -11,6 +11,7 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -37,6 +38,8 @@ pytestmark = [pytest.mark.host, pytest.mark.anyio, require("netns", "nft")]
 WEB = 8080
 ATTEMPT_S = 1.0
 """Long enough for a namespace's answer; what is dropped is waited for so long."""
+ASKS_MS = 200
+"""Between two of a guest's three questions for a MAC: as in the product an attempt outlasts them all."""
 DEFAULT = GuestRoute(link="eth0", network="0.0.0.0/0", gateway=BRIDGE_IP)
 ON_LINK = GuestRoute(link="eth0", network="10.9.0.0/24")
 
@@ -100,6 +103,8 @@ async def why(helper: InProcessHelper, instance: str, paths: Paths) -> AsyncIter
     database = await Database.open(paths.database)
     await helper.ensure_bridge(BRIDGE, address=BRIDGE_IP, prefix=24)
     with streets.internet() as internet, streets.guest(2, instance) as one, streets.guest(3, instance) as two:
+        for place in (one, two):
+            neighbours(place, "retrans_time_ms", ASKS_MS)
         before = SettingTable(database)
         records = [record_of(number, nat=number == 2) for number in (2, 3)]
         firewall = Firewall(helper, SETTINGS, records=lambda: records, before=before)
@@ -117,6 +122,11 @@ async def why(helper: InProcessHelper, instance: str, paths: Paths) -> AsyncIter
         await firewall.remove()
     await helper.delete_bridge(BRIDGE)
     await database.close()
+
+
+def neighbours(place: Place, name: str, value: int) -> None:
+    """A setting of how its kernel asks for MACs."""
+    place.run(lambda: Path("/proc/sys/net/ipv4/neigh/eth0", name).write_text(f"{value}\n"))
 
 
 def stopped_at(said: Explanation) -> str:
@@ -291,6 +301,23 @@ async def test_another_guest(why: Asker, bridge_netfilter: str) -> None:
     open_to_all = msgspec.structs.replace(SETTINGS, network_isolation=False)
     await why.street.with_settings(open_to_all).refresh()
     said = await why("10.9.0.3", WEB)
+    assert (said.verdict.cause, stopped_at(said)) == (Cause.NOT_LISTENING, "answer")
+
+
+async def test_a_guest_that_has_asked_for_the_neighbour_in_vain(why: Asker) -> None:
+    """Its kernel fails all who wait, an attempt that begins now too: that says nothing of the way now."""
+    open_to_all = msgspec.structs.replace(SETTINGS, network_isolation=False)
+    await why.street.with_settings(open_to_all).refresh()
+    neighbours(why.place, "mcast_solicit", 1)
+    neighbours(why.place, "retrans_time_ms", 500)
+    second = why.street.second
+    second.ip("address", "delete", f"{second.address}/24", "dev", "eth0")
+    with streets.packets_on(why.place.tap) as wire, why.place.open(socket.SOCK_DGRAM) as app:
+        app.sendto(b"hello", (second.address, WEB))
+        question = streets.arp(1, mac=why.place.mac, address=why.place.address, target=second.address)
+        assert streets.arrives(wire, question)
+        second.ip("address", "add", f"{second.address}/24", "dev", "eth0")
+        said = await why(second.address, WEB)
     assert (said.verdict.cause, stopped_at(said)) == (Cause.NOT_LISTENING, "answer")
 
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from banger.config.settings import Settings
 from banger.errors import BangerError, ErrorCode
 from banger.helper.interface import Helper
-from banger.model.netwhy import Flow, GuestNetwork, Outcome, Protocol
+from banger.model.netwhy import Flow, GuestNetwork, Outcome, Probe, Protocol, TraceEvent
 from banger.model.records import VMRecord, VMRuntime, VMSpec, now
 from banger.model.states import VMState
 from banger.network.dnsask import question
-from banger.vm.netwhy import MOST_CANDIDATES, Gatherer, candidates, check_host
+from banger.vm.netwhy import MOST_CANDIDATES, TRIES, Gatherer, candidates, check_host
 
 pytestmark = pytest.mark.anyio
 
@@ -98,8 +98,8 @@ async def attempt(vm_dir: str, flow: Flow, *, data: bytes, timeout_s: float) -> 
     return Outcome(error="ETIMEDOUT")
 
 
-async def test_who_did_not_answer_in_time_is_known_although_time_ran_out() -> None:
-    record = VMRecord(
+def record() -> VMRecord:
+    return VMRecord(
         id="a" * 64,
         name="web",
         image_id="b" * 64,
@@ -110,7 +110,75 @@ async def test_who_did_not_answer_in_time_is_known_although_time_ran_out() -> No
         spec=VMSpec(),
         runtime=VMRuntime(guest_ip="172.16.0.2", vm_dir="/nonexistent", tap_device="tap-fc-none"),
     )
+
+
+async def test_who_did_not_answer_in_time_is_known_although_time_ran_out() -> None:
     gatherer = Gatherer(cast(Helper, Untraced()), Settings(), attempt=attempt, look=look)
-    facts = await gatherer.facts(record, "example.org", port=0, protocol=Protocol.ICMP)
+    facts = await gatherer.facts(record(), "example.org", port=0, protocol=Protocol.ICMP)
     assert facts.target == ""
     assert [one.server for one in facts.asked] == ["192.0.2.1", "192.0.2.2"]
+
+
+SEEN = TraceEvent(family="bridge", table="t", chain="first", verdict="accept")
+
+
+class Street:
+    """A guest's attempts and what the kernel shows of each, as `says` has it, the last for good."""
+
+    def __init__(self, *says: tuple[str, tuple[TraceEvent, ...]]) -> None:
+        self.says = says
+        self.sources: list[int] = []
+        self.running = ""
+
+    @property
+    def now(self) -> tuple[str, tuple[TraceEvent, ...]]:
+        return self.says[min(len(self.sources), len(self.says)) - 1]
+
+    async def attempt(self, vm_dir: str, flow: Flow, *, data: bytes, timeout_s: float) -> Outcome:
+        assert self.running
+        self.sources.append(flow.source)
+        return Outcome(error=self.now[0])
+
+    async def begin_trace(self, _flow: Flow) -> str:
+        assert not self.running
+        self.running = "token"
+        return self.running
+
+    async def end_trace(self, token: str) -> tuple[TraceEvent, ...]:
+        assert token == self.running
+        self.running = ""
+        return self.now[1]
+
+    async def forwarding(self) -> bool:
+        return True
+
+    async def probe(self) -> Probe:
+        gatherer = Gatherer(cast(Helper, self), Settings(), attempt=self.attempt, look=look)
+        facts = await gatherer.facts(record(), "172.16.0.3", port=80, protocol=Protocol.TCP)
+        assert facts.probe is not None
+        assert not self.running
+        return facts.probe
+
+
+async def test_what_an_earlier_question_for_the_neighbour_came_to_is_not_the_answer() -> None:
+    street = Street(("EHOSTUNREACH", ()), ("", (SEEN,)))
+    probe = await street.probe()
+    assert (probe.outcome.error, probe.trace) == ("", (SEEN,))
+    assert len(street.sources) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "trace", "tries"),
+    [
+        ("EHOSTUNREACH", (), 2),  # it is so
+        ("EHOSTUNREACH", (SEEN,), 1),  # asked for in this attempt
+        ("ENETUNREACH", (), 1),
+        ("ETIMEDOUT", (), 1),
+        ("EADDRINUSE", (), TRIES),
+    ],
+)
+async def test_what_is_tried_again(error: str, trace: tuple[TraceEvent, ...], tries: int) -> None:
+    street = Street((error, trace))
+    probe = await street.probe()
+    assert (probe.outcome.error, probe.trace) == (error, trace)
+    assert len(street.sources) == tries
