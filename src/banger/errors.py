@@ -36,6 +36,7 @@ class ErrorCode(StrEnum):
     DAEMON_UNREACHABLE = "daemon_unreachable"  # the daemon is not running or does not answer
     PERMISSION_DENIED = "permission_denied"  # the caller may not
     TIMEOUT = "timeout"  # a deadline passed
+    WORK_NOT_KEPT = "work_not_kept"  # a workspace's work could not be brought into the host's store
     INTERNAL = "internal"  # a bug of banger's
 
 

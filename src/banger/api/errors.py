@@ -76,6 +76,11 @@ MEANINGS: dict[ErrorCode, ErrorMeaning] = {
     ),
     ErrorCode.PERMISSION_DENIED: ErrorMeaning(403, "The caller may not do this.", _LOOK),
     ErrorCode.TIMEOUT: ErrorMeaning(504, "A deadline passed.", "What was begun has been undone; repeat."),
+    ErrorCode.WORK_NOT_KEPT: ErrorMeaning(
+        409,
+        "The work in a VM's workspace could not be brought into the host's store; nothing was removed.",
+        "Read the hint and `details`; `banger vm delete --discard-work` deletes it with the VM.",
+    ),
     ErrorCode.INTERNAL: ErrorMeaning(
         500, "A bug of banger's.", "Report it with the log's records of the op id."
     ),

@@ -46,6 +46,11 @@ class Paths:
         return f"{self.state_dir}/vms"
 
     @property
+    def work_dir(self) -> str:
+        """One folder per VM that had a workspace, named by its full id: its work. Outlives the VM."""
+        return f"{self.state_dir}/work"
+
+    @property
     def images_dir(self) -> str:
         return f"{self.state_dir}/images"
 

@@ -133,6 +133,12 @@ class VMHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Workspace(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The repository that was brought into a guest (SPEC §6).
+
+    head_commit and current_branch are the user's; base_commit and branch_name the guest's ("" when detached).
+    brought_commit: its tree is exactly the files that travelled, its parent base_commit.
+    """
+
     vm_id: str = ""
     source_path: str = ""
     repo_root: str = ""
@@ -144,6 +150,8 @@ class Workspace(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     current_branch: str = ""
     branch_name: str = ""
     base_commit: str = ""
+    brought_commit: str = ""
+    include_untracked: bool = False
     prepared_at: datetime | None = None
 
 

@@ -1,0 +1,115 @@
+"""A repository whose work is to be kept: git there, in a guest or in files that were staged on the host.
+
+Used by workspace/. What a Repository answers comes from a guest: every caller checks it. GuestRepository
+runs the guest's git through the agent; HostRepository runs the host's, with a configuration of ours only
+(workspace/hostrepository). A crash leaves scratch folders: in the guest below /run, on the host in the
+staging folder that WorkspaceService sweeps.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import BinaryIO, NamedTuple, Protocol
+
+from banger.workspace.errors import GitFailed
+
+MOST = 16 << 20
+"""Bytes of stdout that a git command may answer where the caller does not say."""
+STDERR_LENGTH = 8 << 10
+COMMAND_TIMEOUT_S = 300.0
+"""One git command. Whoever keeps has a deadline of their own for the whole."""
+
+COMMON_ENV: Mapping[str, str] = {
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_GRAFT_FILE": "/dev/null",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_ALLOW_PROTOCOL": "none",
+    "GIT_AUTHOR_NAME": "banger",
+    "GIT_AUTHOR_EMAIL": "banger@localhost",
+    "GIT_COMMITTER_NAME": "banger",
+    "GIT_COMMITTER_EMAIL": "banger@localhost",
+    "LC_ALL": "C",
+}
+COMMON_CONFIG = (
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "core.splitIndex=false",
+    "core.untrackedCache=false",
+    "core.sparseCheckout=false",
+    "core.safecrlf=false",
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "advice.addEmbeddedRepo=false",
+)
+
+_OBJECT_ID = re.compile(rb"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
+
+
+class GitResult(NamedTuple):
+    """stderr: its last part, decoded somehow; it is a guest's text."""
+
+    status: int
+    stdout: bytes
+    stderr: str
+
+
+class Repository(Protocol):
+    """git at one repository. Methods raise WorkNotKept, and in a guest what its agent's client raises."""
+
+    how: str
+    """Work.how: `guest-git`, `guest-files` or `disk`."""
+
+    async def git(
+        self,
+        *argv: str,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        most: int = MOST,
+    ) -> GitResult:
+        """Run git to its end. GitFailed when it says more than `most` bytes; its status is the caller's."""
+        ...
+
+    async def git_to(self, sink: BinaryIO, *argv: str, stdin: bytes | None = None, most: int) -> GitResult:
+        """As git, with stdout into an open file (stdout in the result is empty)."""
+        ...
+
+    async def scratch(self) -> str:
+        """A temporary folder where git may have files of ours; the same one until aclose."""
+        ...
+
+    async def copy_index(self, target: str) -> bool:
+        """A copy of the index, with its time (git's racy check needs it). False: there is none."""
+        ...
+
+    async def sub(self, path: bytes) -> Repository | None:
+        """The repository inside at `path` (relative to the work tree), None where there is none."""
+        ...
+
+    async def aclose(self) -> None:
+        """Remove scratch. Idempotent; fails quietly, a guest may be gone."""
+        ...
+
+
+def object_id(text: bytes, of: str) -> str:
+    """An object's id as git prints it. GitFailed for anything else; of: the command, for the message."""
+    word = text.strip()
+    if not _OBJECT_ID.match(word):
+        raise GitFailed(of, "answered something that is no object's id")
+    return word.decode()
+
+
+def is_object_id(text: str) -> bool:
+    return _OBJECT_ID.match(text.encode("utf-8", "replace")) is not None
+
+
+def configured(config: tuple[str, ...]) -> list[str]:
+    """`-c` for each setting."""
+    return [word for setting in config for word in ("-c", setting)]
+
+
+def command_words(argv: tuple[str, ...]) -> str:
+    """A git command's name for messages."""
+    return next((word for word in argv if not word.startswith("-") and "=" not in word), "git")
