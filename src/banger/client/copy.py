@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from typing import NamedTuple
 
 from banger.client.agentconnection import connect_agent
@@ -52,7 +53,7 @@ def copy_in(
         if not name:
             flags |= wire.COPY_FLAG_CONTENTS
         with _connected(client, reference, tick) as stream:
-            stream.begin(wire.FRAME_COPY_IN, _guest_path(destination), name=name, flags=flags)
+            stream.begin(wire.FRAME_COPY_IN, guest_path(destination), name=name, flags=flags)
             walk = Walk(stream, owners=owners, shown=source)
             taken, top = top, None
             walk.run(taken, status, link)
@@ -79,7 +80,7 @@ def copy_out(
 
     with _connected(client, reference, tick) as stream:
         flags = wire.COPY_FLAG_FOLLOW if follow else 0
-        mode = stream.begin(wire.FRAME_COPY_OUT, _guest_path(source), flags=flags)
+        mode = stream.begin(wire.FRAME_COPY_OUT, guest_path(source), flags=flags)
         folder, name = _find_target(destination, _base_name(source), is_folder=stat.S_ISDIR(mode))
         try:
             inside = os.path.isdir(destination) and name
@@ -103,13 +104,34 @@ def unpack_in(
     """A tar archive from a descriptor into a folder that is there in the guest."""
     flags = wire.COPY_FLAG_ARCHIVE | (wire.COPY_FLAG_OWNERS if owners else 0)
     with _connected(client, reference, tick) as stream:
-        stream.begin(wire.FRAME_COPY_IN, _guest_path(destination), flags=flags)
+        stream.begin(wire.FRAME_COPY_IN, guest_path(destination), flags=flags)
         while True:
             stream.wait_for_source(descriptor)
             piece = os.read(descriptor, ARCHIVE_PIECE)
             if not piece:
                 break
             stream.send(piece)
+        stream.finish()
+        return _copied(stream, 0)
+
+
+def unpack_from(
+    client: Client,
+    reference: str,
+    produce: Callable[[Callable[[bytes | memoryview], object]], None],
+    destination: str,
+    *,
+    owners: bool = False,
+    tick: Tick | None = None,
+) -> Copied:
+    """As unpack_in, of an archive that `produce` makes: it is called once, with what takes a piece.
+
+    Pieces hold at most ARCHIVE_PIECE bytes. When produce raises, new folders of the archive are not there.
+    """
+    flags = wire.COPY_FLAG_ARCHIVE | (wire.COPY_FLAG_OWNERS if owners else 0)
+    with _connected(client, reference, tick) as stream:
+        stream.begin(wire.FRAME_COPY_IN, guest_path(destination), flags=flags)
+        produce(stream.send)
         stream.finish()
         return _copied(stream, 0)
 
@@ -126,7 +148,7 @@ def pack_out(
     """A file or folder of the guest's as a tar archive on a descriptor, as the guest gives it: unchecked."""
     flags = wire.COPY_FLAG_EXACT_TIMES | (wire.COPY_FLAG_FOLLOW if follow else 0)
     with _connected(client, reference, tick) as stream:
-        stream.begin(wire.FRAME_COPY_OUT, _guest_path(source), name=_base_name(source), flags=flags)
+        stream.begin(wire.FRAME_COPY_OUT, guest_path(source), name=_base_name(source), flags=flags)
         output = Output(descriptor)
         try:
             while stream.fill(1):
@@ -148,7 +170,8 @@ def _copied(stream: CopyStream, left_out: int) -> Copied:
     return Copied(stream.entries, stream.bytes, tuple(notes))
 
 
-def _guest_path(path: str) -> bytes:
+def guest_path(path: str) -> bytes:
+    """As the agent is asked for it. INVALID_ARGUMENT."""
     encoded = os.fsencode(path)
     if b"\0" in encoded or len(encoded) > 4000:
         raise BangerError(ErrorCode.INVALID_ARGUMENT, f"no path: {path[:200]!a}")
