@@ -1,10 +1,11 @@
 """A folder of an ext2, ext3 or ext4 in a file, as a tree whose contents stay where they lie.
 
-How /root comes out of a user's own root file system: read here, byte for byte, because mounting needs root,
-and debugfs lays files out by the names that a stranger's file system gives. Nothing is written and no name
-is used on the host. Input is hostile: every offset is inside the file, every count is bounded, a block of
-names or extents is read as often as it could be in a sound file system. Journals are not replayed: one that
-needs it is refused. Raises IMAGE_INVALID. Blocking.
+How /root comes out of a user's own root file system, and a workspace out of a dead VM's work disk: read here,
+byte for byte, because mounting needs root, and debugfs lays files out by the names that a stranger's file
+system gives. Nothing is written and no name is used on the host. Input is hostile: every offset is inside the
+file, every count is bounded, a block of names or extents is read as often as it could be in a sound file
+system. Journals are not replayed: one that needs it is refused. Raises IMAGE_INVALID; whoever gives `notes`
+gets what can be read instead, and a note for what cannot. Blocking.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from banger.errors import ErrorCode
 from banger.image.errors import ImageError, invalid
 from banger.image.layertree import MAX_LINKS, MAX_PATH, Folder, Inode, new_folder, shown
+from banger.model.notes import Notes
 from banger.system.tarheaders import FILE, SYMLINK
 
 MAX_ENTRIES = 1_000_000
@@ -49,23 +52,37 @@ class _Raw:
     block: bytes
 
 
-class Ext4:
-    """A file system in the open file `descriptor`, which stays the caller's."""
+class _Spent(ImageError):
+    """A bound of the whole reading: it ends there."""
 
-    def __init__(self, descriptor: int) -> None:
+
+class Ext4:
+    """A file system in the open file `descriptor`, which stays the caller's.
+
+    notes: for what is damaged; without them it is an error, and so is a journal that was not replayed.
+    heard: called for each folder; what it raises ends the reading.
+    """
+
+    def __init__(
+        self, descriptor: int, *, notes: Notes | None = None, heard: Callable[[], None] = lambda: None
+    ) -> None:
         self._descriptor = descriptor
+        self._notes = notes
+        self._heard = heard
         self._length = os.fstat(descriptor).st_size
         head = self._read(1024, 1024)
         if struct.unpack_from("<H", head, 0x38)[0] != _MAGIC:
             raise invalid("it is no ext4 file system")
         incompat: int = struct.unpack_from("<I", head, 0x60)[0]
-        if incompat & _RECOVER:
+        self.needs_recovery = bool(incompat & _RECOVER)
+        if self.needs_recovery and notes is None:
             raise invalid(
                 "it was not unmounted: its journal has changes that are not in it yet",
                 hint="e2fsck -fp FILE replays them",
             )
-        if incompat & ~_KNOWN:
-            raise invalid(f"it has features of ext4 that banger cannot read ({incompat & ~_KNOWN:#x})")
+        strange = incompat & ~(_KNOWN | _RECOVER)
+        if strange:
+            raise invalid(f"it has features of ext4 that banger cannot read ({strange:#x})")
         log_block: int = struct.unpack_from("<I", head, 0x18)[0]
         if log_block > 5:
             raise invalid("its blocks are larger than 32 KiB")
@@ -87,47 +104,85 @@ class Ext4:
         self._entries_left = self._pieces_left = MAX_ENTRIES
         self._content_left = self._length
 
-    def folder(self, name: bytes) -> Folder | None:
-        """What the folder `name` of the root has; None where it is missing or no folder.
+    def folder(self, path: bytes) -> Folder | None:
+        """What the folder at `path` below the root has; None where it is missing or no folder.
 
-        Files, folders and symlinks with mode and time, all of them root's; others are left out.
+        No symlink is followed on the way. Files, folders and symlinks with mode and time, all of them root's;
+        others are left out.
         """
-        entries = self._names(_ROOT_INODE, self._inode(_ROOT_INODE), b"/")
-        number = dict(entries).get(name)
-        if number is None:
-            return None
-        raw = self._inode(number)
-        return self._fill(number, raw, name) if stat.S_ISDIR(raw.mode) else None
+        number, raw = _ROOT_INODE, self._inode(_ROOT_INODE)
+        for name in path.split(b"/"):
+            wanted = dict(self._names(number, raw, b"/")).get(name)
+            if wanted is None:
+                return None
+            number, raw = wanted, self._inode(wanted)
+            if not stat.S_ISDIR(raw.mode):
+                return None
+        return self._fill(number, raw, path)
 
     def _fill(self, number: int, raw: _Raw, path: bytes) -> Folder:
         top = _folder(raw)
         seen = {_ROOT_INODE, number}
         inodes: dict[int, Inode] = {}
         todo = [(top, number, raw, path)]
-        while todo:
-            parent, parent_number, parent_raw, path = todo.pop()
-            for name, child_number in self._names(parent_number, parent_raw, path):
-                where = path + b"/" + name
-                if len(where) > MAX_PATH:
-                    raise _bad("a path that is too long", where)
-                known = inodes.get(child_number)
-                if known is not None:
-                    known.names += 1
-                    if known.names > MAX_LINKS:
-                        raise _bad(f"more than {MAX_LINKS} names for one file", where)
-                    parent.children[name] = known
-                    continue
-                child = self._inode(child_number)
-                if stat.S_ISDIR(child.mode):
-                    if child_number in seen:
-                        raise _bad("a folder that is in two places", where)
-                    seen.add(child_number)
-                    folder = _folder(child)
-                    parent.children[name] = folder
-                    todo.append((folder, child_number, child, where))
-                elif stat.S_ISREG(child.mode) or stat.S_ISLNK(child.mode):
-                    inodes[child_number] = parent.children[name] = self._leaf(child, where)
+        try:
+            while todo:
+                parent, parent_number, parent_raw, path = todo.pop()
+                self._heard()
+                for name, child_number in self._names(parent_number, parent_raw, path):
+                    where = path + b"/" + name
+                    known = inodes.get(child_number)
+                    try:
+                        if known is not None:
+                            self._name_again(known, where)
+                            parent.children[name] = known
+                            continue
+                        child = self._child(child_number, where, seen=seen)
+                        if child is None:
+                            continue
+                        if stat.S_ISDIR(child.mode):
+                            folder = _folder(child)
+                            parent.children[name] = folder
+                            todo.append((folder, child_number, child, where))
+                        else:
+                            inodes[child_number] = parent.children[name] = self._leaf(child, where)
+                    except ImageError as error:
+                        self._harm(error, where)
+        except _Spent as error:
+            self._harm(error, spent=True)
         return top
+
+    def _harm(self, error: ImageError, path: bytes = b"", *, spent: bool = False) -> None:
+        """Something is not there: an error, or a note of it."""
+        if self._notes is None or (isinstance(error, _Spent) and not spent):
+            raise error
+        where = f" ({shown(path)})" if path and shown(path) not in error.brief else ""
+        self._notes.add(f"the file system is damaged: {error.brief}{where}")
+
+    @staticmethod
+    def _name_again(known: Inode, where: bytes) -> None:
+        if len(where) > MAX_PATH:
+            raise _bad("a path that is too long", where)
+        if known.names == MAX_LINKS:
+            raise _bad(f"more than {MAX_LINKS} names for one file", where)
+        known.names += 1
+
+    def _child(self, number: int, where: bytes, *, seen: set[int]) -> _Raw | None:
+        """None for what is left out."""
+        if len(where) > MAX_PATH:
+            raise _bad("a path that is too long", where)
+        child = self._inode(number)
+        if stat.S_ISDIR(child.mode):
+            if number in seen:
+                raise _bad("a folder that is in two places", where)
+            seen.add(number)
+        elif not stat.S_ISREG(child.mode) and not stat.S_ISLNK(child.mode):
+            if not child.mode:
+                raise _bad("an entry of nothing", where)
+            if self._notes is not None:
+                self._notes.add(f"a pipe, socket or device is left out: {shown(where)}")
+            return None
+        return child
 
     def _leaf(self, raw: _Raw, path: bytes) -> Inode:
         if stat.S_ISLNK(raw.mode):
@@ -143,9 +198,9 @@ class Ext4:
             if len(target) != raw.size or b"\0" in target:
                 raise _bad("a broken symlink", path)
             return Inode(kind=SYMLINK, mode=0o777, mtime=raw.mtime, target=target)
-        self._content_left -= raw.size
-        if self._content_left < 0:
+        if raw.size > self._content_left:
             raise _bad("more in its files than the whole file system has room for, up to", path)
+        self._content_left -= raw.size
         pieces: list[tuple[int, int, int]] = []
         for first, count, block in self._runs(raw, path, at_most=-(-raw.size // self._block)):
             start = first * self._block
@@ -158,7 +213,7 @@ class Ext4:
             else:
                 self._pieces_left -= 1
                 if self._pieces_left < 0:
-                    raise _bad(f"more than {MAX_ENTRIES} pieces of files, up to", path)
+                    raise _spent(f"more than {MAX_ENTRIES} pieces of files, up to", path)
             pieces.append((start, length, place))
         return Inode(
             kind=FILE,
@@ -174,19 +229,28 @@ class Ext4:
         if not stat.S_ISDIR(raw.mode):
             raise _bad(f"no folder at inode {number}", path)
         found: dict[bytes, int] = {}
-        for _, count, block in self._runs(raw, path, at_most=-(-raw.size // self._block)):
-            for at in range(block, block + count):
-                self._use_block(path)
-                for name, child in self._entries(self._read(at * self._block, self._block), path):
-                    if name in (b".", b".."):
-                        continue
-                    if not name or b"/" in name or b"\0" in name or name in found:
-                        raise _bad("a name that no file system has, or has once", path + b"/" + name)
-                    self._entries_left -= 1
-                    if self._entries_left < 0:
-                        raise _bad(f"more than {MAX_ENTRIES} entries, up to", path)
-                    found[name] = child
+        try:
+            for _, count, block in self._runs(raw, path, at_most=-(-raw.size // self._block)):
+                for at in range(block, block + count):
+                    self._use_block(path)
+                    self._block_of_names(at, path, found=found)
+        except ImageError as error:
+            self._harm(error, path)
         return list(found.items())
+
+    def _block_of_names(self, at: int, path: bytes, *, found: dict[bytes, int]) -> None:
+        try:
+            for name, child in self._entries(self._read(at * self._block, self._block), path):
+                if name in (b".", b".."):
+                    continue
+                if not name or b"/" in name or b"\0" in name or name in found:
+                    raise _bad("a name that no file system has, or has once", path + b"/" + name)
+                self._entries_left -= 1
+                if self._entries_left < 0:
+                    raise _spent(f"more than {MAX_ENTRIES} entries, up to", path)
+                found[name] = child
+        except ImageError as error:
+            self._harm(error, path)
 
     def _entries(self, block: bytes, path: bytes) -> Iterator[tuple[bytes, int]]:
         at = 0
@@ -274,7 +338,7 @@ class Ext4:
     def _use_block(self, path: bytes) -> None:
         self._blocks_left -= 1
         if self._blocks_left < 0:
-            raise _bad("blocks of names and extents that are in many places, up to", path)
+            raise _spent("blocks of names and extents that are in many places, up to", path)
 
     def _read(self, position: int, count: int) -> bytes:
         if position + count > self._length:
@@ -293,3 +357,7 @@ def _folder(raw: _Raw) -> Folder:
 
 def _bad(what: str, path: bytes) -> ImageError:
     return invalid(f"it has {what}: {shown(path)}")
+
+
+def _spent(what: str, path: bytes) -> _Spent:
+    return _Spent(ErrorCode.IMAGE_INVALID, f"it has {what}: {shown(path)}")

@@ -81,12 +81,19 @@ def _measure_one(found: Measure, path: bytes, inode: Inode) -> None:
     found.content_bytes += size
 
 
-def write_tree(top: Folder, out: IO[bytes], *, heard: Callable[[int], None] = lambda count: None) -> int:
+def write_tree(
+    top: Folder,
+    out: IO[bytes],
+    *,
+    heard: Callable[[int], None] = lambda count: None,
+    holes: bool = False,
+) -> int:
     """Write a folder's content, and the folder itself as ".", as a whole tar; returns its length.
 
-    heard: told the bytes so far, after each large piece; what it raises ends the work.
+    heard: told the bytes so far, after each large piece; what it raises ends the work. holes: `out` is an
+    empty file, in which the holes of files may be holes.
     """
-    writer = _Writer(out, heard)
+    writer = _Writer(out, heard, holes=holes)
     places: dict[int, bytes] = {}
     writer.entry(b".", top)
     for path, inode in walk(top):
@@ -101,8 +108,9 @@ def write_tree(top: Folder, out: IO[bytes], *, heard: Callable[[int], None] = la
 
 
 class _Writer:
-    def __init__(self, out: IO[bytes], heard: Callable[[int], None]) -> None:
+    def __init__(self, out: IO[bytes], heard: Callable[[int], None], *, holes: bool) -> None:
         self._out = out
+        self._holes = holes
         self._heard = heard
         self._buffer = bytearray()
         self._written = 0
@@ -145,6 +153,11 @@ class _Writer:
         self._heard(self._written)
 
     def _zeros(self, count: int) -> None:
+        if self._holes and count > _BUFFER:
+            self._flush()
+            self._out.seek(count, os.SEEK_CUR)
+            self._written += count
+            return
         while count > 0:
             self.add(_ZEROS[: min(count, _BUFFER)])
             count -= _BUFFER
