@@ -52,6 +52,7 @@ def connect_agent(client: Client, reference: str, *, purpose: str = "exec") -> A
         if len(client.agents) == MAX_KNOWN:
             client.agents.clear()
         client.agents[reference] = place
+        client.opened(connection)
         return AgentConnection(connection)
     except (PermissionError, FileNotFoundError):
         return _upgrade(client, reference)
@@ -122,4 +123,5 @@ def _upgrade(client: Client, reference: str) -> AgentConnection:
     if response.status != 101:
         taken.close()
         raise GuestUnreachable("the daemon does not pass the guest's agent on")
+    client.opened(taken)
     return AgentConnection(taken, early)

@@ -1,7 +1,8 @@
-"""The Python SDK: `Client().list_vms()`. Synchronous, standard library only, one connection reused.
+"""Below the Python SDK (client/sdk.py), and the CLI's: the daemon's routes, one connection reused.
 
 A Client starts the daemon when it is not there, and replaces one that is older than itself while that is
-idle (its VMs run on). Not for use by several threads at once. Every call may raise BangerError.
+idle (its VMs run on). Synchronous, standard library only, not for several threads at once. Every call may
+raise BangerError.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from banger.config.paths import Paths, resolve_paths
 from banger.errors import BangerError, ErrorCode
 
 if TYPE_CHECKING:
+    import socket
+
     from banger.client import shapes
 
 REQUEST_TIMEOUT_S = 60.0
@@ -299,6 +302,9 @@ class Client:
                     connection.close()
             return connection, response
         raise DaemonUnreachable("the daemon does not answer")
+
+    def opened(self, connection: socket.socket) -> None:
+        """Told of each connection to a guest's agent that is made with this client (client/calls.py)."""
 
     def _connection(self) -> Connection:
         if self._idle is not None:
