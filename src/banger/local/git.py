@@ -80,10 +80,12 @@ class GitFailed(BangerError):
         last = (lines or said.splitlines() or [f"it ended with {status}"])[0]
         self.status = status
         self.message = last.partition(": ")[2] if last.startswith(("fatal:", "error:")) else last
-        verb = next((word for word in argv[1:] if not word.startswith("-") and "=" not in word), "")
+        verb = argv[argv.index("--no-pager") + 1 :]
+        while verb and verb[0] == "-c":
+            verb = verb[2:]
         super().__init__(
             ErrorCode.COMMAND_FAILED,
-            f"git {verb}: {self.message[:300]}",
+            f"git {verb[0] if verb else ''}: {self.message[:300]}",
             details=said[-4000:],
         )
 

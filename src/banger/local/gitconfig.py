@@ -17,6 +17,8 @@ _KEPT = (
     ("core.eol", "eol"),
     ("core.sparsecheckoutcone", "sparseCheckoutCone"),
 )
+_NETWORK = ("https", "http", "ssh", "git", "git+ssh", "ssh+git", "ftp", "ftps")
+_SCP = re.compile(r"(?!-)(?:[A-Za-z0-9._-]+@)?[A-Za-z0-9._-]+:[^\n]+\Z")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(?:([^/@]*)@)?(.*)\Z", re.DOTALL)
 
 
@@ -55,9 +57,9 @@ def clean_url(url: str) -> str:
     """Without the secrets that people put before the @; "" for a path of the host's."""
     found = _SCHEME.match(url)
     if found is None:
-        return "" if url.startswith(("/", ".", "~")) or ":" not in url else url
+        return url if _SCP.match(url) and "::" not in url else ""
     scheme, user, rest = found.groups()
-    if scheme.lower() == "file":
+    if scheme.lower() not in _NETWORK:
         return ""
     if scheme.lower() in ("ssh", "git+ssh", "ssh+git") and user:
         return f"{scheme}://{user.partition(':')[0]}@{rest}"

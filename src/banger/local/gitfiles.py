@@ -18,6 +18,9 @@ from banger.errors import BangerError, ErrorCode
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
+MAX_SMALL = 64 << 20
+"""Lists of commits where a history ends, and of what is ignored."""
+
 Parts = tuple[bytes, ...]
 
 
@@ -155,3 +158,32 @@ def changed(path: bytes) -> BangerError:
         f"{os.fsdecode(path)!a} changed while the repository was read",
         hint="run the command again when nothing writes there",
     )
+
+
+# small files
+
+
+def write_small(folder: str, name: str, data: bytes) -> None:
+    with open(os.path.join(folder, name), "wb") as file:
+        file.write(data)
+
+
+def copy_small(source: str, to: str) -> None:
+    """Where there is one."""
+    data = read_small(source)
+    if data is not None:
+        with open(to, "wb") as file:
+            file.write(data)
+
+
+def read_small(path: str) -> bytes | None:
+    """None where there is no file of at most MAX_SMALL bytes."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with open(fd, "rb") as file:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_SMALL:
+            return None
+        return file.read(status.st_size)

@@ -7,7 +7,8 @@ nothing.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+import stat
+from dataclasses import dataclass, field, replace
 
 from banger.local.asuser import acting_as
 from banger.local.gitfacts import GITLINK, Entry, Repository
@@ -95,8 +96,16 @@ def list_files(source: Source, entries: tuple[Entry, ...]) -> Listing:
         left = _untracked_left(source.repository)
     with acting_as(source.account):
         files, gone = find_files(source.root, [*tracked, *brought])
+    if source.repository.config.get("core.filemode") == "false":  # then only the index knows
+        files = [_with_mode(file, tracked.get(file.path)) for file in files]
     missing = [path for path in gone if path in tracked and not tracked[path].skipped]
     return Listing(files, missing, left, frozenset(tracked))
+
+
+def _with_mode(file: File, entry: Entry | None) -> File:
+    if entry is None or not stat.S_ISREG(file.mode) or not entry.mode.startswith("100"):
+        return file
+    return replace(file, mode=stat.S_IFREG | int(entry.mode[3:], 8))
 
 
 def _untracked(repository: Repository, *argv: str) -> list[bytes]:

@@ -170,7 +170,8 @@ def _resolve(repository: Repository, ref: str) -> str:
 def _check_branch(repository: Repository, branch: str, base: str, mode: str) -> None:
     checked = repository.git.run("check-ref-format", "--branch", branch, ok=(0, 1, 128))
     # what it gives back differs for @{-1}: that means a branch, and is no name
-    if not _is_text(branch) or checked.status or os.fsdecode(checked.stdout).rstrip("\n") != branch:
+    same = checked.status == 0 and os.fsdecode(checked.stdout).rstrip("\n") == branch
+    if not same or branch in ("@", "HEAD") or not _is_text(branch):
         raise _refused(f"{branch!a} is no name for a branch", "`git help check-ref-format` says what is")
     if mode != FULL:
         return

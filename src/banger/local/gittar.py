@@ -39,8 +39,8 @@ class TarWriter:
         self._flush()
 
     def folder(self, path: bytes, mode: int, mtime_ns: int) -> None:
-        """A folder of .git, or one without files."""
-        self._head(path, copytar.FOLDER, mode, mtime_ns)
+        """A folder on the way to others, or one without files. path: "" is the top."""
+        self._head(path, copytar.FOLDER, mode & ~self._off, mtime_ns)
 
     def text(self, path: bytes, data: bytes, mtime_ns: int) -> None:
         """A small file that is on no disk."""
@@ -48,9 +48,12 @@ class TarWriter:
         self._put(data + copytar.padding(len(data)))
 
     def work_tree(self, prefix: bytes, root: str, files: Iterable[File]) -> None:
-        """Sorted files, each with the folders on its way when they are entered. prefix: "" or `sub/`."""
+        """Sorted files, each with the folders on its way when they are entered. prefix: "" or `sub/`.
+
+        The top itself is left to `folder`.
+        """
         with Descent(root) as descent:
-            known: Parts | None = None
+            known: Parts | None = None if prefix else ()
             for file in files:
                 folders, _ = split(file.path)
                 if folders != known:
@@ -61,7 +64,7 @@ class TarWriter:
     def git_folder(self, at: bytes, folder: str) -> None:
         """A repository of banger's own making, whole."""
         status = os.stat(folder)
-        self.folder(at, 0o755, status.st_mtime_ns)
+        self._head(at, copytar.FOLDER, 0o755, status.st_mtime_ns)
         with os.scandir(os.fsencode(folder)) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
         for entry in entries:
@@ -89,7 +92,7 @@ class TarWriter:
             except OSError as error:
                 raise changed(b"/".join(folders)) from error
             path = prefix + b"/".join(way)
-            self._head(path.rstrip(b"/"), copytar.FOLDER, status.st_mode & ~self._off, status.st_mtime_ns)
+            self.folder(path.rstrip(b"/"), status.st_mode, status.st_mtime_ns)
 
     def _one(self, prefix: bytes, descent: Descent, file: File) -> None:
         path = prefix + file.path

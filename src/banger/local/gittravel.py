@@ -21,6 +21,7 @@ from banger.errors import BangerError, ErrorCode
 from banger.local.account import Account
 from banger.local.asuser import acting_as
 from banger.local.gitconfig import modules_folder
+from banger.local.gitfiles import changed
 from banger.local.gitplan import Plan
 from banger.local.gitscratch import Built, build, kept_name
 from banger.local.gitsource import Source
@@ -68,18 +69,32 @@ class Travel:
         built = part.built
         now = os.stat(built.git_dir).st_mtime_ns
         if part.prefix:
+            self._write_way(tar, part.prefix.rstrip(b"/"))
             link = os.path.relpath(part.git_at, part.prefix.rstrip(b"/"))
             tar.work_tree(part.prefix, built.tree, built.listing.files)
             tar.text(part.prefix + b".git", b"gitdir: " + link + b"\n", now)
         else:
-            mode = 0o755 if built.tree != part.source.root else os.stat(built.tree).st_mode
-            tar.folder(b"", mode & ~0o222 if part.source.readonly else mode, now)
+            status = os.stat(part.source.root)
+            tar.folder(b"", status.st_mode, status.st_mtime_ns)
             tar.git_folder(part.git_at, built.git_dir)
             for other in self._parts[1:]:
                 tar.git_folder(other.git_at, other.built.git_dir)
             tar.work_tree(b"", built.tree, built.listing.files)
         for path in part.empty:
+            self._write_way(tar, part.prefix + path)
             tar.folder(part.prefix + path, 0o755, now)
+
+    def _write_way(self, tar: TarWriter, path: bytes) -> None:
+        """The folders above, again: what is put into them must not show in their times."""
+        root = os.fsencode(self._source.root)
+        names = path.split(b"/")
+        for depth in range(1, len(names)):
+            above = b"/".join(names[:depth])
+            try:
+                status = os.lstat(os.path.join(root, above))
+            except OSError as error:
+                raise changed(above) from error
+            tar.folder(above, status.st_mode, status.st_mtime_ns)
 
 
 @contextlib.contextmanager
