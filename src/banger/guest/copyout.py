@@ -78,6 +78,7 @@ class _Copy:
         self._held = bytearray()
         self._bytes = 0
         self._looked = -_LOOK
+        self._started = False
         self._notes: list[str] = []
 
     async def run(self, path: bytes) -> CopiedOut:
@@ -88,6 +89,7 @@ class _Copy:
         if kind != wire.FRAME_COPY_STARTED:
             raise WireError("the agent does not begin the copy")
         Fields(payload).number(wire.COPY_STARTED_MODE)
+        self._started = True
         while True:
             async with asyncio.timeout(STALL_TIMEOUT_S):
                 kind, payload = await self._frame()
@@ -108,7 +110,7 @@ class _Copy:
                 raise WireError(f"a frame of type {kind:#x} announces {length} bytes")
             payload = await self._stream.reader.readexactly(length)
             if kind == wire.FRAME_ERROR:
-                raise _failure(Fields(payload))
+                raise _failure(Fields(payload), started=self._started)
             if kind != wire.FRAME_COPY_NOTE:
                 return kind, payload
             if len(self._notes) < MAX_NOTES:
@@ -149,12 +151,13 @@ class _Copy:
         self._bytes += len(held)
 
 
-def _failure(fields: Fields) -> BangerError:
+def _failure(fields: Fields, *, started: bool) -> BangerError:
+    """NOT_FOUND means that what was asked for is not there, not that a file went while it was copied."""
     number, agent_code = fields.number(wire.ERROR_ERRNO), fields.text(wire.ERROR_CODE, most=64)
     code = ErrorCode.GUEST_ERROR
     if number in _NO_ROOM:
         code = ErrorCode.NO_SPACE
-    elif number == errno.ENOENT or agent_code == "not_found":
+    elif not started and (number == errno.ENOENT or agent_code == "not_found"):
         code = ErrorCode.NOT_FOUND
     message = fields.text(wire.ERROR_MESSAGE) or agent_code
     return BangerError(code, f"in the guest: {message}", data={"agent_code": agent_code})

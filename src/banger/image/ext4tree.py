@@ -108,16 +108,22 @@ class Ext4:
         """What the folder at `path` below the root has; None where it is missing or no folder.
 
         No symlink is followed on the way. Files, folders and symlinks with mode and time, all of them root's;
-        others are left out.
+        others are left out. Damage up to this folder's own names is an error in any case.
         """
         number, raw = _ROOT_INODE, self._inode(_ROOT_INODE)
+        # must not look like a folder that is missing, or has nothing in it
+        notes, self._notes = self._notes, None
         for name in path.split(b"/"):
             wanted = dict(self._names(number, raw, b"/")).get(name)
             if wanted is None:
                 return None
             number, raw = wanted, self._inode(wanted)
+            if not raw.mode:
+                raise _bad("an entry of nothing", path)
             if not stat.S_ISDIR(raw.mode):
                 return None
+        self._names(number, raw, path)
+        self._notes = notes
         return self._fill(number, raw, path)
 
     def _fill(self, number: int, raw: _Raw, path: bytes) -> Folder:

@@ -10,7 +10,7 @@ MOST = 20
 
 
 class Notes:
-    """add() each, then lines(): the first MOST of them, and how many more there are."""
+    """add() each, without its full stop; then lines(): the first MOST, and how many more there are."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -26,4 +26,8 @@ class Notes:
 
     def lines(self) -> tuple[str, ...]:
         more = (f"{self._more} more like these",) if self._more else ()
-        return (*self._lines, *more)
+        return tuple(map(sentence, (*self._lines, *more)))
+
+
+def sentence(note: str) -> str:
+    return f"{note[:1].upper()}{note[1:]}."
