@@ -19,6 +19,7 @@ from banger.api.requests import (
     PullImage,
     RegisterImage,
     SetVM,
+    SetWorkspace,
     UnpublishPorts,
     WhyNet,
 )
@@ -44,8 +45,11 @@ from banger.model.records import (
 )
 from banger.model.references import resolve
 from banger.model.states import VMState
+from banger.model.work import Work
 from banger.vm.planner import Finding
 from banger.vm.publishing import going_ports, spec_of, with_ports
+from banger.vm.workspaces import workspace_of
+from tests.fakes.workspaces import FakeWorkspaces
 
 IMAGE_ID = "ab" * 32
 LONG_AGO = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -58,6 +62,7 @@ class FakeVMs:
         self.vms_dir = vms_dir
         self.records: dict[str, VMRecord] = {}
         self.touched: list[str] = []
+        self.brought: dict[str, dict[str, str]] = {}
         self.calls: list[str] = []
         self.hold: asyncio.Event | None = None
         self.fail: Exception | None = None
@@ -66,6 +71,7 @@ class FakeVMs:
         self.findings: list[Finding] = []
         self.stubborn: set[str] = set()
         self.deaf: set[str] = set()
+        self.works = FakeWorkspaces()
         self.on_running: Callable[[VMRecord], None] = lambda _record: None
         self.on_gone: Callable[[VMRecord], None] = lambda _record: None
 
@@ -157,17 +163,26 @@ class FakeVMs:
         await self.stop(vm_id, progress)
         return await self.start(vm_id, progress)
 
-    async def delete(self, vm_id: str, progress: Progress) -> VMRecord:
+    async def delete(self, vm_id: str, progress: Progress, *, discard_work: bool = False) -> VMRecord:
         record = self.records[vm_id]
-        self.calls.append(f"delete {record.name}")
+        self.calls.append(f"delete {record.name}" + (" --discard-work" if discard_work else ""))
         await asyncio.sleep(self.slow_s)
+        if record.workspace is not None and not discard_work:
+            await self.keep(vm_id, progress)
+            message = f"work of {record.name} is kept: banger workspace pull {record.name}"
+            progress(ProgressEvent(step="work_kept", message=message))
         self.on_gone(record)
         return self.records.pop(vm_id)
 
-    async def delete_if_not_running(self, vm_id: str, progress: Progress) -> VMRecord:
+    async def delete_if_not_running(
+        self, vm_id: str, progress: Progress, *, discard_work: bool = False
+    ) -> VMRecord:
         record = self.records[vm_id]
         if record.state is VMState.RUNNING:
             raise BangerError(ErrorCode.WRONG_STATE, f"{record.name} runs: it was left alone")
+        return await self.delete(vm_id, progress, discard_work=discard_work)
+
+    async def delete_by_itself(self, vm_id: str, progress: Progress) -> VMRecord:
         return await self.delete(vm_id, progress)
 
     async def stats(self, vm_id: str) -> VMStats:
@@ -258,6 +273,21 @@ class FakeVMs:
         spec = msgspec.structs.replace(record.spec, vcpu_count=request.vcpu_count or record.spec.vcpu_count)
         self.records[vm_id] = msgspec.structs.replace(record, spec=spec)
         return self.records[vm_id]
+
+    async def set_workspace(self, vm_id: str, request: SetWorkspace) -> VMRecord:
+        self.brought[vm_id] = request.refs
+        record = msgspec.structs.replace(self.records[vm_id], workspace=workspace_of(request, vm_id))
+        self.records[vm_id] = record
+        if record.workspace is not None:
+            await self.works.bring(record, record.workspace, refs=request.refs)
+        return record
+
+    async def keep(self, vm_id: str, progress: Progress, *, ignored: bool = False) -> Work:
+        record = self.records[vm_id]
+        progress(ProgressEvent(step="keep", message=f"keeping the work in {record.name}"))
+        if record.state is VMState.RUNNING:
+            return await self.works.keep_live(record, ignored=ignored, progress=progress)
+        return await self.works.keep_disk(record, ignored=ignored, progress=progress)
 
     async def publish(self, vm_id: str, request: PublishPorts) -> VMRecord:
         """A free port is always 20000."""
@@ -459,6 +489,7 @@ class FakeWorld:
             vms=self.vms,
             images=self.images,
             kernels=self.kernels,
+            works=self.vms.works,
             close=self._close,
         )
 

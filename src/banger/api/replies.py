@@ -16,6 +16,7 @@ from banger.api.errors import ErrorBody
 from banger.model.guestview import GuestFigures, PublishedState
 from banger.model.records import GuestSession, Image, Kernel, VMRuntime, VMSpec, VMStats, Workspace
 from banger.model.states import VMState
+from banger.model.work import Work
 
 API_VERSION = "v1"
 
@@ -35,6 +36,7 @@ FEATURES: tuple[str, ...] = (
     "publish",  # POST /v1/vms/{vm}/publish and unpublish, CreateVM.publish
     "sessions",  # /v1/vms/{vm}/sessions
     "stats",  # POST /v1/vms/{vm}/stats
+    "workspaces",  # /v1/vms/{vm}/workspace, /v1/work, DELETE /v1/vms/{vm}?discard_work=true
 )
 """Announced by name in GET /v1, so that a client asks what a daemon can and not how old it is."""
 
@@ -182,7 +184,7 @@ class ExecDefaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     env: dict[str, str] = {}
 
 
-class ConnectReply(msgspec.Struct, frozen=True, kw_only=True):
+class ConnectReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where the guest's agent is: connect to vsock_path, send `CONNECT <port>\\n`, read `OK <n>\\n`."""
 
     id: str
@@ -191,6 +193,13 @@ class ConnectReply(msgspec.Struct, frozen=True, kw_only=True):
     vsock_path: str
     port: int
     exec: ExecDefaults
+    workspace: Workspace | None = None  # the repository that was brought into the guest
+
+
+class WorkList(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept, of VMs that are there and of those that are gone."""
+
+    work: tuple[Work, ...]
 
 
 class LeaseLine(msgspec.Struct, frozen=True, kw_only=True):

@@ -102,6 +102,39 @@ class WhyNet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     protocol: str = "tcp"  # tcp | udp
 
 
+class SetWorkspace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """PUT /v1/vms/{vm}/workspace: what was brought into the guest, as Workspace has it but for the time.
+
+    refs: the names of what travelled (`HEAD`, `heads/main`, `tags/v1`, `stash`, `index`, …), and their ids.
+    """
+
+    source_path: str
+    repo_root: str
+    repo_name: str
+    guest_path: str  # /root/repo
+    mode: str  # shallow_overlay | full_copy | metadata_only
+    head_commit: str  # ids in full, 40 or 64 hex digits
+    base_commit: str
+    brought_commit: str
+    current_branch: str = ""
+    branch_name: str = ""
+    readonly: bool = False
+    include_untracked: bool = False
+    refs: dict[str, str] = {}
+
+
+class KeepWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/vms/{vm}/workspace/keep."""
+
+    ignored: bool = False  # files that git ignores as well
+
+
+class PackWork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/work/{work}/pack: have are commits whose history the client has, and need not be sent."""
+
+    have: tuple[str, ...] = ()
+
+
 class ConnectVM(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """POST /v1/vms/{vm}/connect: what the connection is for is what touches the VM."""
 

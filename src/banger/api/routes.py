@@ -14,6 +14,7 @@ from banger.api import replies, requests
 from banger.model.guestview import VMPorts
 from banger.model.netwhy import NetWhy
 from banger.model.records import GuestSession, Image, Kernel, VMHealth
+from banger.model.work import Work
 
 
 class Kind(StrEnum):
@@ -109,8 +110,12 @@ ROUTES: tuple[Route, ...] = (
         path="/v1/vms/{vm}",
         kind=Kind.OPERATION,
         reply=replies.VMReply,
-        doc="Ends the VM if it is alive (a start under way is aborted) and removes all of it.",
-        query=(Query("if_not_running", "boolean", "abort nothing; wrong_state when it runs"),),
+        doc="Ends the VM if it is alive (a start under way is aborted) and removes all of it. The work in "
+        "its workspace is kept first; when that fails nothing is removed (work_not_kept).",
+        query=(
+            Query("if_not_running", "boolean", "abort nothing; wrong_state when it runs"),
+            Query("discard_work", "boolean", "keep nothing, and remove what was kept before"),
+        ),
     ),
     _vm_operation("set", requests.SetVM, "Changes size or NAT.", method="PATCH"),
     _vm_operation("start", requests.StartVM, "Boots the VM; one that runs is answered as it is."),
@@ -389,6 +394,65 @@ ROUTES: tuple[Route, ...] = (
         kind=Kind.RESULT,
         reply=Kernel,
         doc="Removes a kernel, and answers what it was. Images keep theirs.",
+    ),
+    Route(
+        name="workspace.set",
+        method="PUT",
+        path="/v1/vms/{vm}/workspace",
+        kind=Kind.RESULT,
+        request=requests.SetWorkspace,
+        reply=replies.VMReply,
+        doc="Says what repository was brought into the guest, so that its work is kept.",
+    ),
+    Route(
+        name="workspace.keep",
+        method="POST",
+        path="/v1/vms/{vm}/workspace/keep",
+        kind=Kind.OPERATION,
+        request=requests.KeepWork,
+        reply=Work,
+        doc="Keeps the work in the VM's workspace now: from its guest, or from the disk of one that is dead.",
+    ),
+    Route(
+        name="work.list",
+        method="GET",
+        path="/v1/work",
+        kind=Kind.RESULT,
+        reply=replies.WorkList,
+        doc="The work that is kept, of VMs that are there and of VMs that are gone.",
+    ),
+    Route(
+        name="work.show",
+        method="GET",
+        path="/v1/work/{work}",
+        kind=Kind.RESULT,
+        reply=Work,
+        doc="The kept work of one VM, by its id, name or unique id prefix; of several of one name that of "
+        "the VM that is there, else the newest.",
+    ),
+    Route(
+        name="work.delete",
+        method="DELETE",
+        path="/v1/work/{work}",
+        kind=Kind.RESULT,
+        reply=Work,
+        doc="Removes the kept work of a VM that is gone, and answers what it was.",
+    ),
+    Route(
+        name="work.pack",
+        method="POST",
+        path="/v1/work/{work}/pack",
+        kind=Kind.BYTES,
+        request=requests.PackWork,
+        doc="All commits and files of the kept work, as a pack of git's, without what `have` reaches.",
+    ),
+    Route(
+        name="work.patch",
+        method="GET",
+        path="/v1/work/{work}/patch",
+        kind=Kind.BYTES,
+        doc="All that changed in the workspace, as a binary patch for `git apply`.",
+        query=(Query("base", "string", "from this commit on; without it, from what was brought"),),
     ),
     Route(
         name="operation.list",

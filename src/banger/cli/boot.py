@@ -161,7 +161,8 @@ def undo(client: Client, operation: Operation, progress: Progress) -> None:
 def delete(client: Client, vm_id: str) -> None:
     """Delete it; one that is gone already is what we wanted."""
     try:
-        client.delete_vm(vm_id).wait()
+        with Progress() as progress:
+            client.delete_vm(vm_id).wait(progress.of_work)
     except BangerError as error:
         if error.code is not ErrorCode.NOT_FOUND:
             raise

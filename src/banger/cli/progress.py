@@ -13,8 +13,10 @@ from banger.cli.render import colour, is_terminal
 if TYPE_CHECKING:
     from banger.client.shapes import Event
 
-SPEC_STEP = "spec"
-"""Its message is a line of its own, and stays."""
+STAYING_STEPS = ("spec", "work_kept")
+"""Their messages are lines of their own, and stay."""
+WORK_STEPS = ("keep", "work_kept")
+"""What is said of the work in a VM that goes."""
 _MIB = 1 << 20
 
 
@@ -39,13 +41,18 @@ class Progress:
             self.line(f"warning: {message}", always=True)
         elif not message or state.quiet:
             return
-        elif event.get("step") == SPEC_STEP:
+        elif event.get("step") in STAYING_STEPS:
             self.line(message)
         elif self._live:
             self._draw(self._label + message + _amount(event))
         elif message != self._last:
             self._last = message
             self._write(f"{self._label}{message}\n")
+
+    def of_work(self, event: Event) -> None:
+        """As a call, for a removal that is not what the command is about: warnings and the work alone."""
+        if event["kind"] == "warning" or event.get("step") in WORK_STEPS:
+            self(event)
 
     def live(self, text: str) -> None:
         """On a terminal the live line, which the next one takes the place of; elsewhere nothing."""

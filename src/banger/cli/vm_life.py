@@ -68,7 +68,10 @@ def start(vms: tuple[str, ...], as_json: bool) -> int:
     return on_each(vms, lambda client, vm: client.start_vm(vm), as_json=as_json)
 
 
-@click.command("stop", help="Shut VMs down in order, through the guest's own init.")
+@click.command(
+    "stop",
+    help="Shut VMs down in order, through the guest's own init. Work in their workspaces is kept first.",
+)
 @vms_argument
 @json_option
 @quiet_option
@@ -93,12 +96,29 @@ def kill(vms: tuple[str, ...], signal: str, as_json: bool) -> int:
     return on_each(vms, lambda client, vm: client.kill_vm(vm, signal=signal), as_json=as_json)
 
 
-@click.command("delete", help="End VMs if they are alive, and remove all of them.")
+discard_work_option = click.option(
+    "--discard-work", is_flag=True, help="Do not keep the work in their workspaces; what was kept goes too."
+)
+
+
+@click.command(
+    "delete",
+    help="""End VMs if they are alive, and remove all of them but the work in their workspaces.
+
+    What changed in the repository that was brought into a VM (commits, stashes, files) is kept on this host
+    first; `banger workspace pull VM` gets it, also afterwards. When it cannot be kept the VM stays.
+
+    \b
+    banger vm delete web
+    banger vm delete web --discard-work      and its work
+    """,
+)
 @vms_argument
+@discard_work_option
 @json_option
 @quiet_option
-def delete(vms: tuple[str, ...], as_json: bool) -> int:
-    return on_each(vms, lambda client, vm: client.delete_vm(vm), as_json=as_json)
+def delete(vms: tuple[str, ...], discard_work: bool, as_json: bool) -> int:
+    return on_each(vms, lambda client, vm: client.delete_vm(vm, discard_work=discard_work), as_json=as_json)
 
 
 @click.command(

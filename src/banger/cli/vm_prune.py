@@ -7,17 +7,24 @@ import click
 from banger.cli.main import say
 from banger.cli.options import json_option, quiet_option
 from banger.cli.render import VM_COLUMNS, is_terminal, print_table, vm_row
-from banger.cli.vm_life import on_each
+from banger.cli.vm_life import discard_work_option, on_each
 from banger.client.client import Client
 
 NOT_RUNNING = ("created", "stopped", "error")
 
 
-@click.command("prune", help="Delete every VM that is not running, after a question. Running ones stay.")
+@click.command(
+    "prune",
+    help="""Delete every VM that is not running, after a question. Running ones stay.
+
+    Work in their workspaces is kept on this host first, as vm delete does.
+    """,
+)
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@discard_work_option
 @json_option
 @quiet_option
-def prune(force: bool, as_json: bool) -> int:
+def prune(force: bool, discard_work: bool, as_json: bool) -> int:
     with Client() as client:
         doomed = [vm for vm in client.list_vms() if vm["state"] in NOT_RUNNING]
     if not doomed:
@@ -34,6 +41,6 @@ def prune(force: bool, as_json: bool) -> int:
             return 1
     return on_each(
         tuple(vm["id"] for vm in doomed),
-        lambda client, vm: client.delete_vm(vm, if_not_running=True),
+        lambda client, vm: client.delete_vm(vm, if_not_running=True, discard_work=discard_work),
         as_json=as_json,
     )

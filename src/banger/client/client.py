@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import banger
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 REQUEST_TIMEOUT_S = 60.0
 STREAM_TIMEOUT_S = 30.0
 """Without a line: six of the daemon's heartbeats are missing by then."""
+BYTES_TIMEOUT_S = 300.0
+"""Until the next piece; git may think for long before it sends the first of a big pack."""
 STOP_TIMEOUT_S = 60.0
 RECONNECTS = 3
 _UNSAFE = frozenset(b"/?#%\\ ")
@@ -141,10 +143,14 @@ class Client:
         """fields: those of CreateVM (docs/api.md)."""
         return self.operation("POST", "/v1/vms", fields)
 
-    def delete_vm(self, reference: str, *, if_not_running: bool = False) -> Operation:
-        """if_not_running: abort nothing, and fail with WRONG_STATE when it runs."""
-        query = "?if_not_running=true" if if_not_running else ""
-        return self.operation("DELETE", f"/v1/vms/{quote(reference)}{query}")
+    def delete_vm(
+        self, reference: str, *, if_not_running: bool = False, discard_work: bool = False
+    ) -> Operation:
+        """Its work is kept first, or WORK_NOT_KEPT; discard_work: neither kept, nor what was kept before.
+        if_not_running: abort nothing, and fail with WRONG_STATE when it runs."""
+        wanted = {"if_not_running": if_not_running, "discard_work": discard_work}
+        query = "&".join(f"{name}=true" for name, said in wanted.items() if said)
+        return self.operation("DELETE", f"/v1/vms/{quote(reference)}" + (f"?{query}" if query else ""))
 
     def set_vm(self, reference: str, **fields: Any) -> Operation:
         return self.operation("PATCH", f"/v1/vms/{quote(reference)}", fields)
@@ -171,6 +177,39 @@ class Client:
         """ports: fields of UnpublishPort (docs/api.md). The ports that are published, or everything."""
         body = {"ports": ports, "all": everything}
         return self.operation("POST", f"/v1/vms/{quote(reference)}/unpublish", body)
+
+    # workspaces, and the work that is kept of them
+
+    def set_workspace(self, reference: str, **fields: Any) -> shapes.VM:
+        """fields: those of SetWorkspace (docs/api.md): what was brought into the guest."""
+        return self.request("PUT", f"/v1/vms/{quote(reference)}/workspace", fields)  # type: ignore[return-value]
+
+    def keep_work(self, reference: str, *, ignored: bool = False) -> Operation:
+        """Of a VM that is there, now; the result is a Work. ignored: with the files that git ignores."""
+        return self.operation("POST", f"/v1/vms/{quote(reference)}/workspace/keep", {"ignored": ignored})
+
+    def list_work(self) -> list[shapes.Work]:
+        """Of VMs that are there, and of those that are gone."""
+        work: list[shapes.Work] = self._get("/v1/work")["work"]
+        return work
+
+    def show_work(self, reference: str) -> shapes.Work:
+        """reference: a VM's id, name or unique id prefix, be the VM there or not."""
+        return self._get(f"/v1/work/{quote(reference)}")  # type: ignore[return-value]
+
+    def remove_work(self, reference: str) -> shapes.Work:
+        """As it was. IN_USE while the VM is there."""
+        return self.request("DELETE", f"/v1/work/{quote(reference)}")  # type: ignore[return-value]
+
+    def work_pack(self, reference: str, have: Sequence[str] = ()) -> Iterator[bytes]:
+        """A pack of git's with all that is kept, without what the commits in `have` reach. What is in it a
+        guest wrote: check it."""
+        return self._bytes("POST", f"/v1/work/{quote(reference)}/pack", {"have": list(have)})
+
+    def work_patch(self, reference: str, *, base: str = "") -> Iterator[bytes]:
+        """A binary patch for `git apply`: from a commit, or from what was brought, to the files as kept."""
+        target = f"/v1/work/{quote(reference)}/patch"
+        return self._bytes("GET", f"{target}?base={quote(base)}" if base else target)
 
     # the host
 
@@ -238,6 +277,14 @@ class Client:
         """Start a long piece of work; it goes on whether or not anybody waits."""
         reply = self.request(method, target, body)
         return Operation(self, reply)  # type: ignore[arg-type]
+
+    def _bytes(self, method: str, target: str, body: dict[str, Any] | None = None) -> Iterator[bytes]:
+        """The reply's raw pieces; asked for when the first is, and the connection closed after the last."""
+        connection, response = self.open(method, target, body, timeout_s=BYTES_TIMEOUT_S)
+        try:
+            yield from _translated(response.chunks())
+        finally:
+            connection.close()
 
     def _get(self, target: str) -> dict[str, Any]:
         return self.request("GET", target)

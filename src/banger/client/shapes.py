@@ -5,7 +5,7 @@ docs/api.md has the same, made from the daemon's own Structs. total=False: empty
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 
 class PublishedPort(TypedDict):
@@ -50,8 +50,60 @@ class Runtime(TypedDict, total=False):
 
 
 class Workspace(TypedDict, total=False):
+    vm_id: str
+    source_path: str
+    repo_root: str
     repo_name: str
     guest_path: str
+    mode: str
+    readonly: bool
+    head_commit: str
+    current_branch: str
+    branch_name: str
+    base_commit: str
+    brought_commit: str
+    include_untracked: bool
+    prepared_at: str
+
+
+class KeptRefRequired(TypedDict):
+    name: str
+    commit: str
+
+
+class KeptRef(KeptRefRequired, total=False):
+    """name and subject come from a guest."""
+
+    subject: str
+
+
+class WorkChanges(TypedDict, total=False):
+    ahead: int
+    staged: int
+    unstaged: int
+    untracked: int
+    conflicts: int
+
+
+class WorkRequired(TypedDict):
+    vm_id: str
+    vm_name: str
+    workspace: Workspace
+
+
+class Work(WorkRequired, total=False):
+    """What is kept of a VM's workspace."""
+
+    vm_exists: bool
+    kept_at: str
+    how: str
+    changed: bool
+    head: str
+    branch: str
+    changes: WorkChanges
+    refs: list[KeptRef]
+    cut: list[str]
+    notes: list[str]
 
 
 class VMRequired(TypedDict):
@@ -321,6 +373,7 @@ class Connect(TypedDict):
     vsock_path: str
     port: int
     exec: ExecDefaults
+    workspace: NotRequired[Workspace | None]
 
 
 class OperationRequired(TypedDict):

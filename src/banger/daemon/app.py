@@ -21,6 +21,7 @@ from banger.daemon import (
     session_routes,
     stream_routes,
     vm_routes,
+    workspace_routes,
 )
 from banger.daemon.context import DAEMON, Daemon, Handler, encoder
 from banger.daemon.failures import logged
@@ -46,6 +47,7 @@ def handlers() -> dict[str, Handler]:
         **host_routes.HANDLERS,
         **operation_routes.HANDLERS,
         **session_routes.HANDLERS,
+        **workspace_routes.HANDLERS,
     }
 
 

@@ -27,6 +27,7 @@ from banger.store.vms import VMTable
 from banger.system.process import boot_id
 from banger.vm.background import Background
 from banger.vm.handles import HandleCache
+from banger.vm.keeping import NoWorkspaces
 from banger.vm.names import GuestNames
 from banger.vm.nat import Nat
 from banger.vm.service import VMService
@@ -68,6 +69,7 @@ async def compose(
     chosen = ChosenMonitor(settings, bridge, deadlines=deadlines)
     key_path = settings.ssh_key_path or f"{paths.ssh_dir}/id_ed25519"
 
+    workspaces = NoWorkspaces()
     vms = VMService(
         VMServices(
             settings=settings,
@@ -94,6 +96,7 @@ async def compose(
                 Nat(firewall, Lookout(settings)),
             ),
             deadlines=deadlines,
+            workspaces=workspaces,
         ),
         crash_point=crash_point,
     )
@@ -123,6 +126,7 @@ async def compose(
         vms=vms,
         images=ImageRequests(images),
         kernels=KernelRequests(kernels),
+        works=workspaces,
         warnings=names.problems,
         close=close,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -16,6 +16,7 @@ from banger.api.requests import (
     PullImage,
     RegisterImage,
     SetVM,
+    SetWorkspace,
     UnpublishPorts,
     WhyNet,
 )
@@ -23,6 +24,7 @@ from banger.model.guestview import GuestFigures, PublishedState, VMPorts
 from banger.model.netwhy import NetWhy
 from banger.model.progress import Progress
 from banger.model.records import Image, Kernel, VMHealth, VMRecord, VMStats
+from banger.model.work import Work
 from banger.vm.planner import Finding
 
 
@@ -43,9 +45,19 @@ class VMs(Protocol):
 
     async def restart(self, vm_id: str, progress: Progress) -> VMRecord: ...
 
-    async def delete(self, vm_id: str, progress: Progress) -> VMRecord: ...
+    async def delete(self, vm_id: str, progress: Progress, *, discard_work: bool = False) -> VMRecord: ...
 
-    async def delete_if_not_running(self, vm_id: str, progress: Progress) -> VMRecord: ...
+    async def delete_if_not_running(
+        self, vm_id: str, progress: Progress, *, discard_work: bool = False
+    ) -> VMRecord: ...
+
+    async def delete_by_itself(self, vm_id: str, progress: Progress) -> VMRecord:
+        """Of one with auto_remove, which it has no more where its work cannot be kept."""
+        ...
+
+    async def set_workspace(self, vm_id: str, request: SetWorkspace) -> VMRecord: ...
+
+    async def keep(self, vm_id: str, progress: Progress, *, ignored: bool = False) -> Work: ...
 
     async def set(self, vm_id: str, request: SetVM, *, progress: Progress) -> VMRecord: ...
 
@@ -108,6 +120,22 @@ class Kernels(Protocol):
     async def remove(self, name: str) -> Kernel: ...
 
 
+class Works(Protocol):
+    """The part of workspace.service.WorkspaceService that the routes call."""
+
+    def list(self) -> Sequence[Work]: ...
+
+    def find(self, reference: str, *, existing: frozenset[str] = frozenset()) -> Work:
+        """By the VM's id, name or unique id prefix; of one name that of an existing VM, else the newest."""
+        ...
+
+    def pack(self, vm_id: str, have: Sequence[str]) -> AsyncIterator[bytes]: ...
+
+    def patch(self, vm_id: str, *, base: str = "") -> AsyncIterator[bytes]: ...
+
+    async def forget(self, vm_id: str) -> None: ...
+
+
 def no_warnings() -> Sequence[str]:
     return ()
 
@@ -120,5 +148,6 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     vms: VMs
     images: Images
     kernels: Kernels
+    works: Works
     close: Callable[[], Awaitable[None]]
     warnings: Callable[[], Sequence[str]] = no_warnings

@@ -46,7 +46,7 @@ VMWork = Callable[[Progress], Awaitable[VMRecord]]
 PURPOSES = ("exec", "shell", "cp", "session")
 
 
-def _vm(request: web.Request) -> VMRecord:
+def vm_of(request: web.Request) -> VMRecord:
     return daemon_of(request).services.vms.resolve(request.match_info["vm"])
 
 
@@ -64,13 +64,13 @@ def begin(
     async def run(progress: Progress) -> dict[str, object]:
         record = await work(progress)
         operation.vm_id = record.id
-        return as_result(_show(daemon, record))
+        return as_result(shown(daemon, record))
 
     operation = daemon.operations.start(op_id, kind, work=run, vm_id=vm_id, auto_remove=auto_remove)
     return operation
 
 
-def _show(daemon: Daemon, record: VMRecord) -> VMReply:
+def shown(daemon: Daemon, record: VMRecord) -> VMReply:
     services = daemon.services
     return show(record, services.images, published=services.vms.published(record))
 
@@ -79,7 +79,7 @@ def begin_delete(daemon: Daemon, record: VMRecord) -> None:
     """For the leases: delete without a request."""
 
     async def work(progress: Progress) -> VMRecord:
-        return await daemon.services.vms.delete(record.id, progress)
+        return await daemon.services.vms.delete_by_itself(record.id, progress)
 
     begin(daemon, new_operation_id(), kind="vm.delete", work=work, vm_id=record.id)
 
@@ -93,7 +93,7 @@ async def list_vms(request: web.Request) -> web.StreamResponse:
 
 
 async def show_vm(request: web.Request) -> web.StreamResponse:
-    return answer(_show(daemon_of(request), _vm(request)))
+    return answer(shown(daemon_of(request), vm_of(request)))
 
 
 async def create(request: web.Request) -> web.StreamResponse:
@@ -111,39 +111,45 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 async def start(request: web.Request) -> web.StreamResponse:
     await read_body(request, StartVM)
-    vms, record = daemon_of(request).services.vms, _vm(request)
+    vms, record = daemon_of(request).services.vms, vm_of(request)
     return _on(request, "vm.start", record=record, work=lambda progress: vms.start(record.id, progress))
 
 
 async def stop(request: web.Request) -> web.StreamResponse:
     await read_body(request, StopVM)
-    vms, record = daemon_of(request).services.vms, _vm(request)
+    vms, record = daemon_of(request).services.vms, vm_of(request)
     return _on(request, "vm.stop", record=record, work=lambda progress: vms.stop(record.id, progress))
 
 
 async def restart(request: web.Request) -> web.StreamResponse:
     await read_body(request, RestartVM)
-    vms, record = daemon_of(request).services.vms, _vm(request)
+    vms, record = daemon_of(request).services.vms, vm_of(request)
     return _on(request, "vm.restart", record=record, work=lambda progress: vms.restart(record.id, progress))
 
 
 async def kill(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, KillVM)
-    vms, record = daemon_of(request).services.vms, _vm(request)
+    vms, record = daemon_of(request).services.vms, vm_of(request)
     return _on(
         request, "vm.kill", record=record, work=lambda progress: vms.kill(record.id, body, progress=progress)
     )
 
 
 async def delete(request: web.Request) -> web.StreamResponse:
-    vms, record = daemon_of(request).services.vms, _vm(request)
+    vms, record = daemon_of(request).services.vms, vm_of(request)
     remove = vms.delete_if_not_running if query_bool(request, "if_not_running") else vms.delete
-    return _on(request, "vm.delete", record=record, work=lambda progress: remove(record.id, progress))
+    discard = query_bool(request, "discard_work")
+    return _on(
+        request,
+        "vm.delete",
+        record=record,
+        work=lambda progress: remove(record.id, progress, discard_work=discard),
+    )
 
 
 async def change(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, SetVM)
-    vms, record = daemon_of(request).services.vms, _vm(request)
+    vms, record = daemon_of(request).services.vms, vm_of(request)
     return _on(
         request, "vm.set", record=record, work=lambda progress: vms.set(record.id, body, progress=progress)
     )
@@ -151,18 +157,18 @@ async def change(request: web.Request) -> web.StreamResponse:
 
 async def publish(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, PublishPorts)
-    vms, record = daemon_of(request).services.vms, _vm(request)
+    vms, record = daemon_of(request).services.vms, vm_of(request)
     return _on(request, "vm.publish", record=record, work=lambda _progress: vms.publish(record.id, body))
 
 
 async def unpublish(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, UnpublishPorts)
-    vms, record = daemon_of(request).services.vms, _vm(request)
+    vms, record = daemon_of(request).services.vms, vm_of(request)
     return _on(request, "vm.unpublish", record=record, work=lambda _progress: vms.unpublish(record.id, body))
 
 
 async def stats(request: web.Request) -> web.StreamResponse:
-    record = _vm(request)
+    record = vm_of(request)
     vms = daemon_of(request).services.vms
     taken = await vms.stats(record.id)
     guest = await vms.figures(record.id)
@@ -170,18 +176,18 @@ async def stats(request: web.Request) -> web.StreamResponse:
 
 
 async def health(request: web.Request) -> web.StreamResponse:
-    return answer(await daemon_of(request).services.vms.health(_vm(request).id))
+    return answer(await daemon_of(request).services.vms.health(vm_of(request).id))
 
 
 async def ports(request: web.Request) -> web.StreamResponse:
-    record = _vm(request)
+    record = vm_of(request)
     require_running(record)
     return answer(await daemon_of(request).services.vms.ports(record.id))
 
 
 async def net_why(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, WhyNet)
-    record = _vm(request)
+    record = vm_of(request)
     require_running(record)
     return answer(await daemon_of(request).services.vms.net_why(record.id, body))
 
@@ -206,7 +212,7 @@ async def connect(request: web.Request) -> web.StreamResponse:
         raise BangerError(
             ErrorCode.INVALID_ARGUMENT, f"purpose: {body.purpose[:40]!a} is not one of {', '.join(PURPOSES)}"
         )
-    record = _vm(request)
+    record = vm_of(request)
     require_running(record)
     record = await daemon_of(request).services.vms.touch(record.id)
     workspace = record.workspace
@@ -218,6 +224,7 @@ async def connect(request: web.Request) -> web.StreamResponse:
             vsock_path=record.runtime.vsock_path,
             port=AGENT_PORT,
             exec=ExecDefaults(cwd=workspace.guest_path if workspace else ""),
+            workspace=workspace,
         )
     )
 

@@ -25,6 +25,10 @@ class Deadlines(msgspec.Struct, frozen=True, kw_only=True):
     killed_s: float = 20.0
     """… and after SIGKILL."""
     cleanup_s: float = 30.0
+    keep_live_s: float = 120.0
+    """The guest's part in keeping its work, on a stop or delete that somebody waits for."""
+    keep_disk_s: float = 600.0
+    """The same from the disk of a VM that does not run: nothing waits for a guest there."""
     monitor_up_s: float = 5.0
     """From the monitor's start to its answering API; normally 3 to 20 ms."""
     monitor_call_s: float = 5.0

@@ -1,4 +1,4 @@
-"""The rounds that go on while the daemon serves: stats, metrics, stale VMs, clocks, logs (SPEC §2).
+"""The rounds that go on while the daemon serves: stats, metrics, stale VMs, clocks, logs, work (SPEC §2).
 
 Made and started by daemon/compose.py once the services are open, ended before they are closed. Each VM is
 looked at by itself: one VM's failure is logged and the round goes on. A round that takes longer than its
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 STALE_INTERVAL_S = 60.0
 CLOCK_INTERVAL_S = 5.0
+KEEP_INTERVAL_S = 180.0
+"""What a guest that panics, or a host that loses power, costs of the work in its workspace at most."""
 SUSPENDED_S = 1.0
 """What the boot clock gains on the monotonic one in a suspend; less is noise."""
 SHORTEST_INTERVAL_S = 0.01
@@ -44,6 +46,8 @@ class VMCare(Protocol):
 
     async def stop_if_stale(self, vm_id: str, *, after_s: float) -> bool: ...
 
+    async def keep_work(self, vm_id: str) -> bool: ...
+
 
 def suspended_total_s() -> float:
     """How long this host has been suspended since its boot, plus a constant."""
@@ -58,6 +62,7 @@ class Background:
         *,
         stale_interval_s: float = STALE_INTERVAL_S,
         clock_interval_s: float = CLOCK_INTERVAL_S,
+        keep_interval_s: float = KEEP_INTERVAL_S,
         suspended: Callable[[], float] = suspended_total_s,
     ) -> None:
         """An interval of 0 turns its round off."""
@@ -65,6 +70,7 @@ class Background:
         self._settings = settings
         self._stale_interval_s = stale_interval_s
         self._clock_interval_s = clock_interval_s
+        self._keep_interval_s = keep_interval_s
         self._suspended = suspended
         self._slept_s = suspended()
         self._tasks: list[asyncio.Task[None]] = []
@@ -77,6 +83,7 @@ class Background:
             ("metrics", settings.metrics_poll_interval_s, self.metrics_round),
             ("stale", stale_s, self.stale_round),
             ("clocks", self._clock_interval_s, self.clock_round),
+            ("work", self._keep_interval_s, self.keep_round),
         ):
             if interval_s > 0:
                 rounds = self._rounds(name, max(interval_s, SHORTEST_INTERVAL_S), work)
@@ -103,6 +110,10 @@ class Background:
     async def stale_round(self) -> None:
         after_s = self._settings.auto_stop_stale_after_s
         await self._on_each("auto-stop", lambda vm_id: self._vms.stop_if_stale(vm_id, after_s=after_s))
+
+    async def keep_round(self) -> None:
+        """The work in the workspaces, from the guests that have written since."""
+        await self._on_each("the work", self._vms.keep_work)
 
     async def clock_round(self) -> None:
         """Where the host was suspended since the last look: the guests' clocks stood still, all at once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from banger.errors import BangerError, ErrorCode
+from banger.workspace.errors import WorkNotKept
 
 
 def describe_cause(cause: BaseException) -> str:
@@ -76,3 +77,36 @@ class Aborted(BangerError):
 
     def __init__(self, name: str, by: str) -> None:
         super().__init__(ErrorCode.ABORTED, f"{name}: aborted by {by}")
+
+
+class NoWorkspace(BangerError):
+    """Nothing was brought into the VM, so there is nothing to keep of it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            ErrorCode.WRONG_STATE,
+            f"VM {name} has no workspace",
+            hint=f"put a repository into it: banger vm workspace prepare {name} PATH",
+        )
+
+
+class KeepFailed(BangerError):
+    """The work in a VM's workspace could not be kept, and why, by each way that was tried."""
+
+    def __init__(self, name: str, *, causes: Sequence[BaseException], hint: str | None = None) -> None:
+        tried: list[BaseException] = []
+        for cause in causes:
+            tried += cause.causes if isinstance(cause, KeepFailed) else [cause]
+        details = [_why_not_kept(cause) for cause in tried]
+        details += [cause.details for cause in tried if isinstance(cause, BangerError) and cause.details]
+        super().__init__(
+            ErrorCode.WORK_NOT_KEPT,
+            f"the work in {name} could not be kept: {_why_not_kept(tried[-1])}",
+            hint=hint,
+            details="\n".join(details),
+        )
+        self.causes: tuple[BaseException, ...] = tuple(tried)
+
+
+def _why_not_kept(cause: BaseException) -> str:
+    return cause.reason if isinstance(cause, WorkNotKept) else describe_cause(cause)

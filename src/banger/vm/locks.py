@@ -1,14 +1,15 @@
 """One lock per VM, and how kill, delete and cancel end a start or stop that holds it.
 
 The holder runs in a task of its own caller; `abort` cancels that task with a reason, the holder cleans
-up under its own deadline and lets go. Nothing survives a crash: locks live in memory only.
+up under its own deadline and lets go. Who may abort it the holder says: most give way to what ends the VM
+alone, background work to whoever wants the lock. Nothing survives a crash: locks live in memory only.
 Order: VM lock → reservation lock → artifacts → leaf locks inside services (system/lockorder).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Container, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
@@ -17,6 +18,15 @@ from banger.vm.errors import Aborted
 
 T = TypeVar("T")
 
+KILL = "kill"
+DELETE = "delete"
+DISCARD = "delete --discard-work"
+OTHERS = "another command"
+"""Whatever else waits for the lock."""
+ENDING = frozenset((KILL, DELETE, DISCARD))
+"""Who may end a start or a stop."""
+ANYBODY = frozenset((*ENDING, OTHERS))
+
 
 class _Slot:
     def __init__(self, vm_id: str) -> None:
@@ -24,6 +34,7 @@ class _Slot:
         self.users = 0
         self.abortable: asyncio.Task[object] | None = None
         self.aborted_by = ""
+        self.gives_way_to: Container[str] = ()
 
 
 class VMLocks:
@@ -72,13 +83,13 @@ class VMLocks:
             yield True
 
     @asynccontextmanager
-    async def abortable(self, vm_id: str, name: str) -> AsyncIterator[None]:
+    async def abortable(self, vm_id: str, name: str, *, by: Container[str] = ENDING) -> AsyncIterator[None]:
         """Inside hold: the stretch in which `abort` may cancel. Turns that cancellation into Aborted."""
         slot = self._slots[vm_id]
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("not in a task")
-        slot.abortable, slot.aborted_by = task, ""
+        slot.abortable, slot.aborted_by, slot.gives_way_to = task, "", by
         try:
             yield
         except asyncio.CancelledError:
@@ -92,7 +103,7 @@ class VMLocks:
     def abort(self, vm_id: str, by: str) -> bool:
         """Cancel the abortable stretch that holds this VM, if any; `hold` then waits for its cleanup."""
         slot = self._slots.get(vm_id)
-        if slot is None or slot.abortable is None or slot.aborted_by:
+        if slot is None or slot.abortable is None or slot.aborted_by or by not in slot.gives_way_to:
             return False
         if slot.abortable is asyncio.current_task():
             return False

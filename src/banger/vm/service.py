@@ -16,7 +16,15 @@ from contextlib import asynccontextmanager, contextmanager
 
 import msgspec
 
-from banger.api.requests import CreateVM, KillVM, PublishPorts, SetVM, UnpublishPorts, WhyNet
+from banger.api.requests import (
+    CreateVM,
+    KillVM,
+    PublishPorts,
+    SetVM,
+    SetWorkspace,
+    UnpublishPorts,
+    WhyNet,
+)
 from banger.errors import BangerError, ErrorCode
 from banger.model.defaults import HostCapacity, resolve_spec, spec_line, validate_spec
 from banger.model.guestview import GuestFigures, PublishedState, VMPorts
@@ -27,16 +35,18 @@ from banger.model.progress import Progress, ProgressEvent, no_progress
 from banger.model.records import VMHealth, VMRecord, VMRuntime, VMSpec, VMStats, now
 from banger.model.references import resolve
 from banger.model.states import CLAIMS_LIFE, VMState
+from banger.model.work import Work
 from banger.network.addresses import lowest_free
 from banger.system.lockorder import OrderedLock, Rank
 from banger.vm.carrierprocess import CarrierProcess
-from banger.vm.errors import StepFailed
+from banger.vm.errors import Aborted, KeepFailed, NoWorkspace, StepFailed
 from banger.vm.guestview import GuestView
 from banger.vm.hostkeys import forget_host
+from banger.vm.keeping import Keeping
 from banger.vm.lifecycle import Lifecycle
 from banger.vm.live import LiveMachines
 from banger.vm.liveness import machine_alive
-from banger.vm.locks import VMLocks, finish
+from banger.vm.locks import ANYBODY, DELETE, DISCARD, KILL, OTHERS, VMLocks, finish
 from banger.vm.netwhy import NetWhyService
 from banger.vm.owner import owner_of
 from banger.vm.planner import Finding
@@ -49,6 +59,7 @@ from banger.vm.steps import Act, CrashPoint, no_crash
 from banger.vm.subject import Subject
 from banger.vm.vitals import Vitals
 from banger.vm.watch import ExitWatch
+from banger.vm.workspaces import workspace_of
 from banger.vmm.protocol import API_SOCKET, CONSOLE_LOG, METRICS_FILE, VSOCK_SOCKET
 
 log = logging.getLogger(__name__)
@@ -71,6 +82,7 @@ class VMService:
         self._vitals = Vitals(services, locks=self._locks, live=self._live)
         self._guest_view = GuestView(services)
         self._net_why = NetWhyService(services)
+        self._keeping = Keeping(services.workspaces, services.deadlines, crash_point=crash_point)
         self._reconciler = Reconciler(
             services,
             lifecycle=self._lifecycle,
@@ -83,6 +95,7 @@ class VMService:
         """Reconcile store and host. Raises only what makes the daemon useless."""
         await self._publishing.open()
         await self._reconciler.run(self._subject, locks=self._locks)
+        await self._keeping.sweep({record.id for record in self._table.list()})
 
     async def close(self) -> None:
         """Let go of everything; VMs run on."""
@@ -137,8 +150,9 @@ class VMService:
             return subject.record
 
     async def stop(self, vm_id: str, progress: Progress) -> VMRecord:
+        """Its work is kept first; where the guest cannot be asked, from its disk once it has stopped."""
         async with self._hold(vm_id) as subject, self._locks.abortable(vm_id, subject.name):
-            await self._lifecycle.stop(subject, progress)
+            await self._stop(subject, progress)
             return subject.record
 
     async def restart(self, vm_id: str, progress: Progress) -> VMRecord:
@@ -150,28 +164,87 @@ class VMService:
 
     async def kill(self, vm_id: str, request: KillVM, *, progress: Progress) -> VMRecord:
         signum = parse_signal(request.signal)
-        self._locks.abort(vm_id, "kill")
+        self._locks.abort(vm_id, KILL)
         async with self._hold(vm_id) as subject:
             await self._lifecycle.kill(subject, signum, progress=progress)
             return subject.record
 
-    async def delete(self, vm_id: str, progress: Progress) -> VMRecord:
-        """End it if alive, tear down, forget it. What cannot be removed keeps the row, and is the error."""
-        self._locks.abort(vm_id, "delete")
+    async def delete(self, vm_id: str, progress: Progress, *, discard_work: bool = False) -> VMRecord:
+        """Keep its work, end it if alive, tear down, forget it. What cannot be removed keeps the row, and is
+        the error; so does work that cannot be kept, but with discard_work."""
+        self._locks.abort(vm_id, DISCARD if discard_work else DELETE)
         async with self._hold(vm_id) as subject:
-            await self._remove(subject, progress)
+            await self._remove(subject, progress, discard_work=discard_work)
         await self._after_removal()
         return subject.record
 
-    async def delete_if_not_running(self, vm_id: str, progress: Progress) -> VMRecord:
+    async def delete_if_not_running(
+        self, vm_id: str, progress: Progress, *, discard_work: bool = False
+    ) -> VMRecord:
         """For prune: aborts nothing. WRONG_STATE when it runs by the time that it is this one's turn."""
         async with self._hold(vm_id) as subject:
             state = subject.record.state
             if state in CLAIMS_LIFE or machine_alive(subject.handles, boot_id=self._services.boot_id):
                 raise BangerError(ErrorCode.WRONG_STATE, f"{subject.name} runs: it was left alone")
-            await self._remove(subject, progress)
+            await self._remove(subject, progress, discard_work=discard_work)
         await self._after_removal()
         return subject.record
+
+    async def delete_by_itself(self, vm_id: str, progress: Progress) -> VMRecord:
+        """Of a VM with auto_remove whose lease has ended. Where its work cannot be kept it stays, as one that
+        is not removed by itself any more, and its last error says why."""
+        try:
+            return await self.delete(vm_id, progress)
+        except KeepFailed as error:
+            why = f"not removed: {error.brief}"
+            log.warning("%s: %s", vm_id[:8], why)
+            async with self._hold(vm_id) as subject:
+                await subject.change(lambda record: staying(record, why))
+            raise
+
+    # the work in it
+
+    async def set_workspace(self, vm_id: str, request: SetWorkspace) -> VMRecord:
+        """What a client has brought into the guest: kept from now on. Replaces an earlier one."""
+        workspace = workspace_of(request, vm_id)
+        async with self._hold(vm_id) as subject:
+            await self._keeping.bring(subject.record, workspace, request.refs)
+            with self._act(Act.WORKSPACE_SAVE, subject.name):
+                await subject.change(lambda record: msgspec.structs.replace(record, workspace=workspace))
+            return subject.record
+
+    async def keep(self, vm_id: str, progress: Progress, *, ignored: bool = False) -> Work:
+        """Its work, kept now: of a guest that runs from the guest, else from its disk."""
+        async with self._hold(vm_id) as subject, self._locks.abortable(vm_id, subject.name):
+            record = subject.record
+            if record.workspace is None:
+                raise NoWorkspace(record.name)
+            if self._lifecycle.alive(subject):
+                return await self._keeping.live(record, progress, ignored=ignored)
+            if machine_alive(subject.handles, boot_id=self._services.boot_id):
+                raise BangerError(
+                    ErrorCode.WRONG_STATE,
+                    f"{record.name} is {record.state.value}, but its machine is still there",
+                    hint=f"banger vm stop {record.name}",
+                )
+            return await self._keeping.disk(record, progress, ignored=ignored)
+
+    async def keep_work(self, vm_id: str) -> bool:
+        """For the rounds: of a guest that runs and has written since, unless somebody holds or wants the VM.
+        True when kept. Touches nothing."""
+        async with self._locks.hold_if_free(vm_id) as held:
+            record = self._table.get(vm_id)
+            if not held or record is None or record.workspace is None or not self.is_alive(record):
+                return False
+            if not self._keeping.is_due(record):
+                return False
+            try:
+                async with self._locks.abortable(vm_id, record.name, by=ANYBODY):
+                    await self._keeping.live(record, no_progress)
+            except Aborted as error:
+                log.info("%s", error.brief)
+                return False
+            return True
 
     async def set(self, vm_id: str, request: SetVM, *, progress: Progress) -> VMRecord:
         """Change the spec; what cannot change live applies at the next start, which is said."""
@@ -333,12 +406,20 @@ class VMService:
             log.info("%s: not used for %.0f s, stopping it", record.name, after_s)
             subject = self._subject(record)
             async with self._locks.abortable(vm_id, record.name):
-                await self._lifecycle.stop(subject, no_progress)
+                await self._stop(subject, no_progress)
             return True
 
     # inside
 
-    async def _remove(self, subject: Subject, progress: Progress) -> None:
+    async def _stop(self, subject: Subject, progress: Progress) -> None:
+        kept = not self._lifecycle.alive(subject) or await self._keeping.before_stop(subject.record, progress)
+        await self._lifecycle.stop(subject, progress)
+        if not kept:
+            await self._keeping.after_stop(subject.record, progress)
+
+    async def _remove(self, subject: Subject, progress: Progress, *, discard_work: bool) -> None:
+        if not discard_work and subject.record.workspace is not None:
+            await self._keep_before_removal(subject, progress)
         progress(ProgressEvent(step="delete", message=f"deleting {subject.name}"))
         await self._lifecycle.tear_down(subject, VMState.STOPPED, last_error=None, durable=False)
         try:
@@ -351,6 +432,18 @@ class VMService:
                 await subject.set_state(VMState.ERROR, last_error=error.brief)
             raise
         await forget_host(self._services.paths, subject.id)
+        await self._keeping.after_removal(subject.record, progress, discard=discard_work)
+
+    async def _keep_before_removal(self, subject: Subject, progress: Progress) -> None:
+        """A kill ends this, or a removal that discards the work; the VM is there then."""
+
+        async def end() -> None:
+            if subject.record.state in CLAIMS_LIFE or not subject.handles.is_empty():
+                await self._lifecycle.tear_down(subject, VMState.STOPPED, last_error=None)
+
+        alive = self._lifecycle.alive(subject)
+        async with self._locks.abortable(subject.id, subject.name, by=(KILL, DISCARD)):
+            await self._keeping.before_removal(subject.record, progress, alive=alive, end=end)
 
     async def _after_removal(self) -> None:
         async with self._reserving:  # a VM that comes meanwhile would find the bridge ready, and then gone
@@ -376,7 +469,8 @@ class VMService:
 
     @asynccontextmanager
     async def _hold(self, vm_id: str) -> AsyncIterator[Subject]:
-        """The VM under its lock, read again now that nobody else changes it."""
+        """The VM under its lock, read again now that nobody else changes it. The rounds give way."""
+        self._locks.abort(vm_id, OTHERS)
         async with self._locks.hold(vm_id):
             record = self._table.get(vm_id)
             if record is None:
@@ -478,6 +572,12 @@ class VMService:
         except OSError as error:
             log_path = self._services.paths.daemon_log
             raise StepFailed(f"{operation} {name}", part, cause=error, log_path=log_path) from error
+
+
+def staying(record: VMRecord, why: str) -> VMRecord:
+    """One that does not go by itself any more."""
+    runtime = msgspec.structs.replace(record.runtime, last_error=why)
+    return msgspec.structs.replace(record, auto_remove=False, runtime=runtime)
 
 
 def remove_folder(vm_dir: str) -> None:

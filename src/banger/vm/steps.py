@@ -35,6 +35,10 @@ class Act(StrEnum):
     UNPUBLISH_SAVE = "unpublish:save"
     DELETE_FOLDER = "delete:folder"
     DELETE_ROW = "delete:row"
+    WORKSPACE_SAVE = "workspace:save"
+    KEEP_LIVE = "keep:live"
+    KEEP_DISK = "keep:disk"
+    DELETE_WORK = "delete:work"
 
 
 def no_crash(_point: str) -> None:

@@ -57,6 +57,10 @@ class FakeCare:
         self._do("stale", vm_id)
         return True
 
+    async def keep_work(self, vm_id: str) -> bool:
+        self._do("keep", vm_id)
+        return True
+
 
 def each(*what: str, of: Sequence[int] = RUNNING) -> list[tuple[str, int]]:
     return [(name, number) for name in what for number in of]
@@ -71,6 +75,9 @@ async def test_each_round_takes_the_running_ones_and_survives_a_broken_one() -> 
     care.done.clear()
     await background.stale_round()
     assert care.done == each("stale", of=(1, 3))
+    care.done.clear()
+    await background.keep_round()
+    assert care.done == each("keep", of=(1, 3))
     care.done.clear()
     await background.metrics_round()
     assert care.done == [("flush", 1), ("stats", 1), ("flush", 3), ("stats", 3)]

@@ -1,0 +1,261 @@
+"""When the work in a VM's workspace is kept: before a stop, before a removal, in the rounds (SPEC §6).
+
+VMService's hands, called under the VM's lock; what keeping is, workspace/ knows. A VM without a workspace
+pays nothing. Of a guest that runs the guest is asked; of one that does not, its work disk is read, and that
+only once no machine can write it. A keep that fails never costs the disk: a stop goes on and warns, a
+removal fails. After a crash in the middle the store is as it was, and the same command keeps again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
+
+from banger.errors import BangerError, ErrorCode
+from banger.guest.agent import AgentClient
+from banger.model.deadlines import Deadlines
+from banger.model.progress import Progress, ProgressEvent, no_progress
+from banger.model.records import VMRecord, Workspace
+from banger.model.work import Work
+from banger.vm.errors import KeepFailed, NoWorkspace, describe_cause
+from banger.vm.steps import Act, CrashPoint, no_crash
+
+log = logging.getLogger(__name__)
+
+KEPT_STEP = "work_kept"
+"""Of the line that says how to get what was kept; the CLI lets it stay."""
+
+
+class Workspaces(Protocol):
+    """The part of workspace.service.WorkspaceService that the lifecycle uses."""
+
+    async def bring(self, record: VMRecord, workspace: Workspace, *, refs: Mapping[str, str]) -> None: ...
+
+    async def keep_live(
+        self, record: VMRecord, *, ignored: bool = False, progress: Progress = no_progress
+    ) -> Work: ...
+
+    async def keep_disk(
+        self, record: VMRecord, *, ignored: bool = False, progress: Progress = no_progress
+    ) -> Work: ...
+
+    def list(self) -> Sequence[Work]: ...
+
+    async def vm_gone(self, vm_id: str) -> Work | None: ...
+
+    async def forget(self, vm_id: str) -> None: ...
+
+
+class NoWorkspaces:
+    """Where nothing can be kept, nothing can be brought: a VM without a workspace never gets here."""
+
+    async def bring(self, record: VMRecord, workspace: Workspace, *, refs: Mapping[str, str]) -> None:
+        raise BangerError(ErrorCode.INTERNAL, "there is no place for the work of VMs")
+
+    async def keep_live(
+        self, record: VMRecord, *, ignored: bool = False, progress: Progress = no_progress
+    ) -> Work:
+        raise BangerError(ErrorCode.INTERNAL, "there is no place for the work of VMs")
+
+    keep_disk = keep_live
+
+    def list(self) -> Sequence[Work]:
+        return ()
+
+    async def vm_gone(self, vm_id: str) -> Work | None:
+        return None
+
+    async def forget(self, vm_id: str) -> None:
+        pass
+
+    def find(self, reference: str, *, existing: frozenset[str] = frozenset()) -> Work:
+        raise BangerError(ErrorCode.NOT_FOUND, f"no work is kept of {reference[:80]!a}")
+
+    async def pack(self, vm_id: str, have: Sequence[str]) -> AsyncIterator[bytes]:
+        yield b""
+
+    async def patch(self, vm_id: str, *, base: str = "") -> AsyncIterator[bytes]:
+        yield b""
+
+
+class Keeping:
+    def __init__(
+        self, workspaces: Workspaces, deadlines: Deadlines, *, crash_point: CrashPoint = no_crash
+    ) -> None:
+        self._workspaces = workspaces
+        self._deadlines = deadlines
+        self._crash_point = crash_point
+        self._seen: dict[str, int] = {}
+        """By VM: st_mtime_ns of its work disk as the last keep of it that worked began."""
+
+    async def sweep(self, vm_ids: set[str]) -> None:
+        """At the daemon's start: stores of VMs that went, with nothing in them, as a crash left them."""
+        for work in self._workspaces.list():
+            if work.vm_id not in vm_ids and not work.changed:
+                await self._gone(work.vm_id, work.vm_name)
+
+    async def bring(self, record: VMRecord, workspace: Workspace, refs: Mapping[str, str]) -> None:
+        self._seen.pop(record.id, None)
+        await self._workspaces.bring(record, workspace, refs=refs)
+
+    async def live(self, record: VMRecord, progress: Progress, *, ignored: bool = False) -> Work:
+        """Of a guest that runs. Raises KeepFailed."""
+        seen = written_ns(record)
+        work = await self._keep(
+            record,
+            lambda: self._workspaces.keep_live(record, ignored=ignored, progress=progress),
+            progress,
+            act=Act.KEEP_LIVE,
+            limit_s=self._deadlines.keep_live_s,
+        )
+        self._seen[record.id] = seen
+        return work
+
+    async def disk(self, record: VMRecord, progress: Progress, *, ignored: bool = False) -> Work:
+        """From the work disk, which no machine may have. Raises KeepFailed."""
+        return await self._keep(
+            record,
+            lambda: self._workspaces.keep_disk(record, ignored=ignored, progress=progress),
+            progress,
+            act=Act.KEEP_DISK,
+            limit_s=self._deadlines.keep_disk_s,
+        )
+
+    def is_due(self, record: VMRecord) -> bool:
+        """For the rounds: its work disk was written since the last keep of the running guest."""
+        written = written_ns(record)
+        return written != 0 and self._seen.get(record.id) != written
+
+    async def before_stop(self, record: VMRecord, progress: Progress) -> bool:
+        """Of a guest that runs. False: after_stop has to."""
+        if record.workspace is None:
+            return True
+        try:
+            work = await self.live(record, progress)
+        except KeepFailed as error:
+            log.warning("%s; its disk is read once it has stopped", error.brief)
+            return False
+        say_kept(work, progress)
+        return True
+
+    async def after_stop(self, record: VMRecord, progress: Progress) -> None:
+        """What before_stop could not. When this cannot either: the disk is still there, and a warning."""
+        try:
+            work = await self.disk(record, progress)
+        except KeepFailed as error:
+            log.warning("%s", error.brief)
+            message = f"{error.brief}; it is on the VM's disk still"
+            progress(ProgressEvent(step="warning", message=message, warning=True))
+            return
+        say_kept(work, progress)
+
+    async def before_removal(
+        self, record: VMRecord, progress: Progress, *, alive: bool, end: Callable[[], Awaitable[object]]
+    ) -> None:
+        """Raises KeepFailed: the removal is off. end: makes sure that no machine has the disks any more;
+        called when the guest could not be asked, or when it is not alive."""
+        if record.workspace is None:
+            return
+        failures: list[KeepFailed] = []
+        if alive:
+            try:
+                await self.live(record, progress)
+                return
+            except KeepFailed as error:
+                log.warning("%s; ending it to read its disk", error.brief)
+                failures.append(error)
+            await self._sync(record)
+        await end()
+        if not os.path.lexists(record.runtime.work_disk_path):
+            return  # never made, or gone in an earlier removal, which had kept what was on it
+        try:
+            await self.disk(record, progress)
+        except KeepFailed as error:
+            hint = f"to lose it with the VM: banger vm delete --discard-work {record.name}"
+            raise KeepFailed(record.name, causes=[*failures, error], hint=hint) from error
+
+    async def after_removal(self, record: VMRecord, progress: Progress, *, discard: bool) -> None:
+        """The VM has gone: its store goes with it when nothing is new in it, or when it is discarded.
+        Nothing of a VM is lost when that fails, so it is a warning."""
+        if record.workspace is None:
+            return
+        self._seen.pop(record.id, None)
+        work = await self._gone(record.id, record.name, progress=progress, discard=discard)
+        if work is not None:
+            say_kept(work, progress)
+
+    async def _gone(
+        self, vm_id: str, name: str, *, progress: Progress | None = None, discard: bool = False
+    ) -> Work | None:
+        try:
+            self._crash_point(f"{Act.DELETE_WORK}:before")
+            work = None
+            if discard:
+                await self._workspaces.forget(vm_id)
+            else:
+                work = await self._workspaces.vm_gone(vm_id)
+            self._crash_point(f"{Act.DELETE_WORK}:after")
+            return work
+        except (BangerError, OSError) as error:
+            message = f"what was kept of {name} could not be looked after: {describe_cause(error)}"
+            log.warning("%s", message)
+            if progress is not None:
+                progress(ProgressEvent(step="warning", message=message, warning=True))
+            return None
+
+    async def _keep(
+        self,
+        record: VMRecord,
+        work: Callable[[], Awaitable[Work]],
+        progress: Progress,
+        *,
+        act: Act,
+        limit_s: float,
+    ) -> Work:
+        if record.workspace is None:
+            raise NoWorkspace(record.name)
+        progress(ProgressEvent(step="keep", message=f"keeping the work in {record.name}"))
+        try:
+            self._crash_point(f"{act}:before")
+            async with asyncio.timeout(limit_s):
+                kept = await work()
+            self._crash_point(f"{act}:after")
+        except TimeoutError as error:
+            cause = TimeoutError(f"not done after {limit_s:g} s")
+            raise KeepFailed(record.name, causes=[cause]) from error
+        except Exception as error:
+            if not isinstance(error, (BangerError, OSError)):
+                log.exception("keeping the work in %s", record.name)
+            raise KeepFailed(record.name, causes=[error]) from error
+        for note in kept.notes:
+            log.info("%s: %s", record.name, note)
+        return kept
+
+    async def _sync(self, record: VMRecord) -> None:
+        """What the guest has written reaches its disk, if it does that within the agent's time."""
+        limit_s = self._deadlines.agent_answer_s
+        try:
+            async with asyncio.timeout(limit_s):
+                async with AgentClient(record.runtime.vm_dir, timeout_s=limit_s) as agent:
+                    await agent.sync(timeout_s=limit_s)
+        except (TimeoutError, BangerError, OSError) as error:
+            log.info("%s: the guest did not sync: %s", record.name, describe_cause(error))
+
+
+def say_kept(work: Work, progress: Progress) -> None:
+    """How to get it, where something is in it."""
+    if work.changed:
+        name = work.vm_name
+        message = f"work of {name} is kept: banger workspace pull {name}"
+        progress(ProgressEvent(step=KEPT_STEP, message=message))
+
+
+def written_ns(record: VMRecord) -> int:
+    """When the work disk's file was last written; 0 where there is none."""
+    try:
+        return os.stat(record.runtime.work_disk_path).st_mtime_ns
+    except OSError:
+        return 0
