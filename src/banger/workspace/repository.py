@@ -9,13 +9,15 @@ staging folder that WorkspaceService sweeps.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import BinaryIO, NamedTuple, Protocol
 
 from banger.workspace.errors import GitFailed
 
 MOST = 16 << 20
 """Bytes of stdout that a git command may answer where the caller does not say."""
+LISTING = 128 << 20
+"""Of a command that lists files, refs or commits."""
 STDERR_LENGTH = 8 << 10
 COMMAND_TIMEOUT_S = 300.0
 """One git command. Whoever keeps has a deadline of their own for the whole."""
@@ -61,6 +63,8 @@ class Repository(Protocol):
 
     how: str
     """Work.how: `guest-git`, `guest-files` or `disk`."""
+    notes: tuple[str, ...]
+    """What of the repository itself cannot be read, whole sentences."""
 
     async def git(
         self,
@@ -82,6 +86,10 @@ class Repository(Protocol):
 
     async def copy_index(self, target: str) -> bool:
         """A copy of the index, with its time (git's racy check needs it). False: there is none."""
+        ...
+
+    async def nested(self) -> tuple[bytes, ...]:
+        """Repositories inside that git itself is not to see: a snapshot takes them as gitlinks."""
         ...
 
     async def sub(self, path: bytes) -> Repository | None:
@@ -112,4 +120,63 @@ def configured(config: tuple[str, ...]) -> list[str]:
 
 def command_words(argv: tuple[str, ...]) -> str:
     """A git command's name for messages."""
-    return next((word for word in argv if not word.startswith("-") and "=" not in word), "git")
+    return next((word for word in argv if word and word[0] not in "-/" and "=" not in word), "git")
+
+
+def text_of(text: bytes) -> str:
+    """Paths and names, whatever bytes they have."""
+    return text.decode("utf-8", "surrogateescape")
+
+
+class Git(Protocol):
+    """What the questions below need of a repository."""
+
+    async def git(self, *argv: str, stdin: bytes | None = None, most: int = MOST) -> GitResult: ...
+
+
+async def existing(repository: Git, names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Those of `names` (ids or expressions without spaces) that are there: name -> (id, type)."""
+    asked = list(dict.fromkeys(name for name in names if name))
+    if not asked:
+        return {}
+    answered = await repository.git(
+        "cat-file",
+        "--batch-check=%(objectname) %(objecttype)",
+        stdin="".join(f"{name}\n" for name in asked).encode("utf-8", "surrogateescape"),
+        most=LISTING,
+    )
+    lines = answered.stdout.split(b"\n")[:-1]
+    if len(lines) != len(asked):
+        raise GitFailed("cat-file", "answered nonsense", details=answered.stderr)
+    found: dict[str, tuple[str, str]] = {}
+    for name, line in zip(asked, lines, strict=True):
+        identifier, _, kind = line.partition(b" ")
+        if _OBJECT_ID.match(identifier) and kind in (b"commit", b"tree", b"blob", b"tag"):
+            found[name] = (identifier.decode(), kind.decode())
+    return found
+
+
+async def unreached(
+    repository: Git, wanted: Iterable[str], *, without: Iterable[str]
+) -> dict[str, tuple[str, ...]]:
+    """Commits that `wanted` reach and `without` do not, each with its parents. All ids must be there."""
+    given = "".join(f"{commit}\n" for commit in wanted)
+    if not given:
+        return {}
+    given += "".join(f"^{commit}\n" for commit in without)
+    listed = await repository.git("rev-list", "--parents", "--stdin", stdin=given.encode(), most=LISTING)
+    if listed.status:
+        raise GitFailed("rev-list", "failed: the history is damaged", details=listed.stderr)
+    found: dict[str, tuple[str, ...]] = {}
+    for line in listed.stdout.decode("ascii", "replace").splitlines():
+        commit, *parents = line.split(" ")
+        if not all(is_object_id(word) for word in (commit, *parents)):
+            raise GitFailed("rev-list", "answered something that is no object's id")
+        found[commit] = tuple(parents)
+    return found
+
+
+def outermost(candidates: Iterable[str], commits: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Those candidates among the commits (as unreached has them) that no other of them descends from."""
+    inner = {parent for parents in commits.values() for parent in parents}
+    return [commit for commit in dict.fromkeys(candidates) if commit in commits and commit not in inner]

@@ -1,12 +1,41 @@
-"""The snapshot: every commit and file of a repository as tips, its index and refs left untouched."""
+"""The snapshot: every commit and file of a repository as tips, its index and refs left untouched.
+
+Used by WorkspaceService. take works on any Repository, and believes none: ids are matched, sizes and counts
+capped. New objects (of what is staged, of the files) are written into the repository; its own index is copied
+first. A crash leaves those objects, which git's own gc removes, and the repository's scratch folder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from msgspec import structs
+
 from banger.model.work import WorkChanges
-from banger.workspace.repository import Repository
+from banger.workspace.errors import GitFailed, NoRepository
+from banger.workspace.files import Files, empty_tree, snapshot_files
+from banger.workspace.names import kept_name, sub_prefix, untangled
+from banger.workspace.repository import (
+    LISTING,
+    Repository,
+    existing,
+    is_object_id,
+    object_id,
+    outermost,
+    text_of,
+    unreached,
+)
+
+MAX_TIPS = 10_000
+MAX_REFLOG = 1_000
+MAX_SUBS = 200
+MAX_DEPTH = 8
+_STATES = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD", "ORIG_HEAD")
+
+Made = Mapping[tuple[str, tuple[str, ...]], str]
+"""Commits of banger's own that the store has: (tree, parents) -> id. The same state is the same commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,17 +47,269 @@ class Brought:
     metadata_only: bool = False
     refs: Mapping[str, str] = field(default_factory=dict)
 
+    def commits(self) -> set[str]:
+        """The ids whose history is on the host."""
+        ids = {commit for name, commit in self.refs.items() if name != "index" and is_object_id(commit)}
+        return ids | ({self.base_commit} if self.base_commit else set())
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One repository of a snapshot. prefix: "" or `sub/<path>/`; brought: ids that the host has of it."""
+
+    prefix: str
+    repository: Repository
+    tips: tuple[tuple[str, str], ...]  # names with the prefix -> ids
+    brought: frozenset[str]
+    brought_commit: str = ""
+
 
 @dataclass(slots=True)
 class Snapshot:
-    """tips: KeptRef names -> ids, all of them, as brought or not."""
+    """parts: with the tips that are not as brought. tree: of the files of the outermost repository."""
 
-    tips: dict[str, str] = field(default_factory=dict)
+    parts: list[Part] = field(default_factory=list)
     head: str = ""
     branch: str = ""
+    tree: str = ""
     changes: WorkChanges = field(default_factory=WorkChanges)
     notes: list[str] = field(default_factory=list)
 
+    async def aclose(self) -> None:
+        """The scratch folders of the repositories inside; the outermost is its owner's to close."""
+        for part in self.parts[1:]:
+            await part.repository.aclose()
 
-async def take(repository: Repository, brought: Brought, *, ignored: bool = False) -> Snapshot:
-    raise NotImplementedError
+
+async def take(
+    repository: Repository, brought: Brought, *, made: Made | None = None, ignored: bool = False
+) -> Snapshot:
+    """Raises WorkNotKept (GitFailed, NoRepository), and what the repository's git raises.
+
+    ignored: files that git ignores are taken too. The caller closes snapshot and repository.
+    """
+    taking = _Taking(made or {}, ignored=ignored)
+    try:
+        await taking.one(repository, brought, prefix="", depth=0)
+    except BaseException:
+        await taking.snapshot.aclose()
+        raise
+    return taking.snapshot
+
+
+class _Taking:
+    def __init__(self, made: Made, *, ignored: bool) -> None:
+        self.snapshot = Snapshot()
+        self._made = made
+        self._ignored = ignored
+        self._subs = 0
+
+    async def one(self, repository: Repository, brought: Brought, *, prefix: str, depth: int) -> None:
+        place = f"In {prefix[4:-1]!a}: " if prefix else ""
+        if (await repository.git("rev-parse", "--git-dir")).status:
+            raise NoRepository
+        head, branch = await _head(repository)
+        at = len(self.snapshot.parts)
+        # its place comes before those of the repositories inside
+        self.snapshot.parts.append(Part(prefix, repository, (), frozenset()))
+        tips, notes = await _ref_tips(repository, brought)
+        if head and head not in brought.commits():
+            tips["HEAD"] = head
+        files = await snapshot_files(repository, head, ignored=self._ignored)
+        notes += [*repository.notes, *files.notes]
+        await self._own_commits(repository, brought, head=head, files=files, tips=tips)
+        on_host = await _on_host(repository, brought, remotes=bool(prefix))
+        await _reflog_tips(repository, tips, on_host)
+        self.snapshot.parts[at] = Part(
+            prefix,
+            repository,
+            tuple((prefix + name, commit) for name, commit in sorted(tips.items())),
+            frozenset(on_host),
+            "" if prefix else brought.brought_commit,
+        )
+        self.snapshot.notes += [place + note for note in notes]
+        if not prefix:
+            self.snapshot.head, self.snapshot.branch = head, branch
+            self.snapshot.tree = files.tree
+            ahead = await _ahead(repository, head, brought)
+            self.snapshot.changes = structs.replace(files.changes, ahead=ahead)
+        await self._inside(repository, brought, files, prefix=prefix, depth=depth)
+
+    async def _inside(
+        self, repository: Repository, brought: Brought, files: Files, *, prefix: str, depth: int
+    ) -> None:
+        """The repositories inside, each as the outermost is taken."""
+        if not files.subs:
+            return
+        pinned = await _pinned(repository, brought.brought_commit or brought.base_commit, list(files.subs))
+        for path, sub in files.subs.items():
+            name = sub_prefix(path)
+            if depth >= MAX_DEPTH or self._subs >= MAX_SUBS:
+                self.snapshot.notes.append(
+                    f"There are too many repositories inside: {os.fsdecode(path)!a} and others are not kept."
+                )
+                await sub.aclose()
+                continue
+            self._subs += 1
+            refs = {
+                known[len(name) :]: commit for known, commit in brought.refs.items() if known.startswith(name)
+            }
+            base = pinned.get(path, refs.get("HEAD", ""))
+            inner = Brought(base_commit=base, refs=refs)
+            try:
+                await self.one(sub, inner, prefix=prefix + name, depth=depth + 1)
+            except NoRepository:
+                self.snapshot.notes.append(f"The repository inside at {os.fsdecode(path)!a} is damaged.")
+
+    async def _own_commits(
+        self,
+        repository: Repository,
+        brought: Brought,
+        *,
+        head: str,
+        files: Files,
+        tips: dict[str, str],
+    ) -> None:
+        """The tips `index` and `worktree`, where they are not in HEAD, nor as brought."""
+        trees = await _trees(repository, [head, brought.brought_commit, brought.base_commit])
+        empty = await empty_tree(repository)
+        at_head = trees.get(head, empty)
+        at_base = trees.get(brought.base_commit, empty)
+        as_brought = trees.get(brought.brought_commit, at_base)
+        on_host = bool(head) and "HEAD" not in tips
+        parents = [head] if head else []
+        staged, tree = files.index_tree, files.tree
+        if staged and staged != at_head:
+            told = await _brought_index(repository, brought)
+            if not (on_host and staged in ({told} if told else {as_brought, at_base})):
+                tips["index"] = await self._commit(repository, staged, parents, "what is staged")
+                parents = [*parents, tips["index"]]
+        if tree == as_brought or (tree == empty and not head):
+            return
+        if "index" in tips:
+            if tree == staged:
+                return
+        elif tree == at_head and not (on_host and head == brought.base_commit and not brought.metadata_only):
+            return  # it is HEAD, which is kept or was brought; but local changes that are undone are news
+        if brought.metadata_only and tree == empty and not files.has_index:
+            return
+        tips["worktree"] = await self._commit(repository, tree, parents, "the files")
+
+    async def _commit(self, repository: Repository, tree: str, parents: Sequence[str], what: str) -> str:
+        known = self._made.get((tree, tuple(parents)))
+        if known is not None:
+            return known
+        words = [word for parent in parents for word in ("-p", parent)]
+        made = await repository.git("commit-tree", tree, *words, "-m", f"banger: {what}")
+        if made.status:
+            raise GitFailed("commit-tree", "failed", details=made.stderr)
+        return object_id(made.stdout, "commit-tree")
+
+
+async def _head(repository: Repository) -> tuple[str, str]:
+    """(commit or "", branch or "" when detached)."""
+    named = await repository.git("symbolic-ref", "-q", "HEAD")
+    branch = text_of(named.stdout.strip())
+    if named.status or not branch.startswith("refs/heads/"):
+        branch = ""
+    found = await repository.git("rev-parse", "-q", "--verify", "HEAD^{commit}")
+    return (object_id(found.stdout, "rev-parse") if not found.status else ""), branch[len("refs/heads/") :]
+
+
+async def _ref_tips(repository: Repository, brought: Brought) -> tuple[dict[str, str], list[str]]:
+    """Branches, tags, notes, stashes and other refs that are not as brought; and what is wrong with some."""
+    listed = await repository.git("for-each-ref", "--format=%(objectname) %(refname)", most=LISTING)
+    if listed.status:
+        raise GitFailed("for-each-ref", "failed", details=listed.stderr)
+    found: list[tuple[str, str]] = []
+    for line in listed.stdout.split(b"\n")[:-1]:
+        commit, _, ref = line.partition(b" ")
+        name = kept_name(ref)
+        if name is not None and brought.refs.get(name) != commit.decode("ascii", "replace"):
+            found.append((name, object_id(commit, "for-each-ref")))
+    if len(found) > MAX_TIPS:
+        raise GitFailed("for-each-ref", f"lists more than {MAX_TIPS} refs that were not brought")
+    if any(name == "stash" for name, _ in found):
+        older = await _reflog(repository, "refs/stash")
+        found += [(f"stash-{number}", commit) for number, commit in enumerate(older) if number]
+        found = [pair for pair in found if brought.refs.get(pair[0]) != pair[1]]
+    there = await existing(repository, [commit for _, commit in found])
+    notes = []
+    lost = sorted(name for name, commit in found if commit not in there)
+    if lost:
+        notes.append(
+            f"{len(lost)} refs name objects that are missing ({lost[0]!a} for one): they are not kept."
+        )
+    if "ignoring" in listed.stderr:
+        notes.append("Some refs are damaged and are not kept.")
+    return untangled((name, commit) for name, commit in found if commit in there), notes
+
+
+async def _reflog(repository: Repository, ref: str) -> list[str]:
+    """The commits of a reflog, newest first; none where it cannot be read."""
+    shown = await repository.git("reflog", "show", "--format=%H", "-n", str(MAX_REFLOG), ref, "--")
+    return [word for word in text_of(shown.stdout).split() if is_object_id(word)]
+
+
+async def _on_host(repository: Repository, brought: Brought, *, remotes: bool) -> set[str]:
+    """The brought ids that this repository has; of one inside also what it has from its remotes."""
+    ids = brought.commits()
+    if remotes:
+        listed = await repository.git("for-each-ref", "--format=%(objectname)", "refs/remotes/", most=LISTING)
+        ids |= {word for word in text_of(listed.stdout).split() if is_object_id(word)}
+    there = await existing(repository, ids)
+    return {commit for commit, (_, kind) in there.items() if kind in ("commit", "tag")}
+
+
+async def _reflog_tips(repository: Repository, tips: dict[str, str], on_host: set[str]) -> None:
+    """Commits that only HEAD's reflog, or an operation under way, still names."""
+    states = await existing(repository, [f"{state}^{{commit}}" for state in _STATES])
+    candidates = [commit for commit, _ in states.values()] + await _reflog(repository, "HEAD")
+    there = await existing(repository, candidates)
+    commits = [commit for commit in candidates if there.get(commit, ("", ""))[1] == "commit"]
+    if not commits:
+        return
+    new = await unreached(
+        repository, commits, without={*(await existing(repository, tips.values())), *on_host}
+    )
+    for commit in outermost(commits, new):
+        tips[f"reflog/{commit[:12]}"] = commit
+
+
+async def _ahead(repository: Repository, head: str, brought: Brought) -> int:
+    base = brought.base_commit
+    if not head or not base or base not in await existing(repository, [base]):
+        return 0
+    counted = await repository.git("rev-list", "--count", head, f"^{base}", most=100)
+    number = counted.stdout.strip()
+    return int(number) if number.isdigit() and len(number) < 10 else 0
+
+
+async def _trees(repository: Repository, commits: Sequence[str]) -> dict[str, str]:
+    """The trees of those commits that are there."""
+    there = await existing(repository, [f"{commit}^{{tree}}" for commit in commits if commit])
+    return {name.partition("^")[0]: tree for name, (tree, _) in there.items()}
+
+
+async def _brought_index(repository: Repository, brought: Brought) -> str:
+    """The tree of the index as brought, "" when nobody said."""
+    told = brought.refs.get("index", "")
+    if not is_object_id(told):
+        return ""
+    return (await _trees(repository, [told])).get(told, told)
+
+
+async def _pinned(repository: Repository, commit: str, paths: Sequence[bytes]) -> dict[bytes, str]:
+    """What was brought of the repositories inside: the gitlinks of a commit."""
+    if not commit or commit not in await existing(repository, [commit]):
+        return {}
+    listed = await repository.git(
+        "--literal-pathspecs", "ls-tree", "-z", commit, "--", *map(os.fsdecode, paths), most=LISTING
+    )
+    found: dict[bytes, str] = {}
+    for entry in listed.stdout.split(b"\0")[:-1]:
+        words, _, path = entry.partition(b"\t")
+        mode, _, rest = words.partition(b" ")
+        if mode == b"160000":
+            found[path] = object_id(rest.partition(b" ")[2], "ls-tree")
+    return found
