@@ -146,6 +146,8 @@ static void in(int fd, struct copy_request *request, struct copy_stream *stream)
 {
 	struct copy_fault fault = {0};
 	struct copy_target target = {.owners = request->flags & COPY_FLAG_OWNERS};
+	target.replace = (request->flags & COPY_FLAG_ARCHIVE) && (request->flags & COPY_FLAG_REPLACE);
+	target.aside = request->name[0] ? request->name : NULL;
 	struct builder done = {0};
 	char shown[sizeof request->path];
 	uint64_t entries = 0;

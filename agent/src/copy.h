@@ -62,6 +62,8 @@ struct copy_target {
 	int parent;
 	const char *name;
 	bool owners; /* keep them, and what only root may have: set-id bits, devices */
+	bool replace; /* a folder at the archive's top takes the place of what has its name, as a whole */
+	const char *aside; /* what that is called then; NULL: it is removed */
 	const char *shown; /* how messages begin: the target's path */
 };
 

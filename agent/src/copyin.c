@@ -6,11 +6,13 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -25,6 +27,7 @@ struct level {
 	bool fresh;	    /* nobody sees it yet: what is in it needs no temporary names */
 	char temporary[TEMPORARY_BYTES]; /* its name until it is whole; "" otherwise */
 	bool made;
+	bool replaces; /* what has its name, once it is whole */
 	bool has_meta;
 	uint32_t mode, uid, gid;
 	struct timespec times[2];
@@ -71,6 +74,22 @@ static void set_meta(struct level *level, const struct tar_entry *entry, const s
 	level->times[1] = (struct timespec){.tv_sec = entry->seconds, .tv_nsec = entry->nanoseconds};
 }
 
+/* The new folder and what has its name change places: there is always one of them, and a whole one. */
+static void put_in_place(struct extraction *extraction, int parent, const char *temporary, const char *final)
+{
+	const char *aside = extraction->target->aside;
+	if (syscall(SYS_renameat2, parent, temporary, parent, final, RENAME_EXCHANGE) < 0) {
+		if (errno != ENOENT || renameat(parent, temporary, parent, final) < 0) {
+			fail(extraction, "cannot put in its place", extraction->path, errno);
+			copy_remove(parent, temporary);
+		}
+	} else if (!aside) {
+		copy_remove(parent, temporary);
+	} else if (syscall(SYS_renameat2, parent, temporary, parent, aside, RENAME_NOREPLACE) < 0) {
+		fail(extraction, "cannot put aside what was at", extraction->path, errno);
+	}
+}
+
 /* The folder below the top one is done: gets its owner, mode and time, and where it is new, its name. */
 static void pop(struct extraction *extraction)
 {
@@ -89,9 +108,12 @@ static void pop(struct extraction *extraction)
 	close(level->fd);
 	if (level->temporary[0]) {
 		const char *final = top ? extraction->target->name : name;
-		if (!failed(extraction) && renameat(parent, level->temporary, parent, final) < 0)
+		bool replaces = level->replaces && !failed(extraction);
+		if (replaces)
+			put_in_place(extraction, parent, level->temporary, final);
+		else if (!failed(extraction) && renameat(parent, level->temporary, parent, final) < 0)
 			fail(extraction, "cannot name", extraction->path, errno);
-		if (failed(extraction))
+		if (failed(extraction) && !replaces) /* where it replaces, what has the name may be the old one */
 			copy_remove(parent, level->temporary);
 	}
 	extraction->path[parent_length] = 0;
@@ -106,8 +128,10 @@ static bool push(struct extraction *extraction, int parent, bool fresh, const ch
 	if (fresh) {
 		level->fresh = true;
 	} else {
-		level->fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-		if (level->fd < 0 && errno == ENOENT) {
+		level->replaces = extraction->target->replace && extraction->depth == 1;
+		if (!level->replaces)
+			level->fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (level->replaces || (level->fd < 0 && errno == ENOENT)) {
 			temporary_name(extraction, level->temporary);
 			made = level->temporary;
 			level->fresh = true;

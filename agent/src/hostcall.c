@@ -13,7 +13,7 @@
 #include "base.h"
 #include "shared.h"
 
-#define FEATURES "health exec shutdown sync time detach ports forward forward-frames sessions copy probe"
+#define FEATURES "health exec shutdown sync time detach ports forward forward-frames sessions copy copy-replace probe"
 
 static char boot_id[64];
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from banger.client.client import Client, quote
 from banger.client.errors import GuestUnreachable
 from banger.client.http import connect_unix
 from banger.guest import wire
+
+if TYPE_CHECKING:
+    from banger.client import shapes
 
 CONNECT_TIMEOUT_S = 10.0
 UPGRADE = "banger-agent/1"
@@ -23,10 +26,14 @@ EARLY_S = 5.0
 
 
 class AgentConnection(NamedTuple):
-    """A blocking socket that speaks the agent's protocol, and what was read from it already."""
+    """A blocking socket that speaks the agent's protocol, and what was read from it already.
+
+    workspace: the repository that was brought into the guest, as the daemon has it; None without one.
+    """
 
     socket: socket.socket
     early: bytes = b""
+    workspace: shapes.Workspace | None = None
 
 
 def connect_agent(client: Client, reference: str, *, purpose: str = "exec") -> AgentConnection:
@@ -53,9 +60,9 @@ def connect_agent(client: Client, reference: str, *, purpose: str = "exec") -> A
             client.agents.clear()
         client.agents[reference] = place
         client.opened(connection)
-        return AgentConnection(connection)
+        return AgentConnection(connection, workspace=where.get("workspace"))
     except (PermissionError, FileNotFoundError):
-        return _upgrade(client, reference)
+        return _upgrade(client, reference)._replace(workspace=where.get("workspace"))
     except OSError as error:
         raise GuestUnreachable(
             f"the agent of {where['name']} does not answer",

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from banger.client.agentconnection import connect_agent
 from banger.client.client import Client
-from banger.client.copystream import CopyStream, Tick
+from banger.client.copystream import FEATURE, REPLACE_FEATURE, CopyStream, Tick
 from banger.client.streams import Output
 from banger.errors import BangerError, ErrorCode
 from banger.guest import wire
@@ -122,18 +122,44 @@ def unpack_from(
     destination: str,
     *,
     owners: bool = False,
+    replace: bool = False,
+    aside: str = "",
     tick: Tick | None = None,
 ) -> Copied:
     """As unpack_in, of an archive that `produce` makes: it is called once, with what takes a piece.
 
     Pieces hold at most ARCHIVE_PIECE bytes. When produce raises, new folders of the archive are not there.
+    replace: the archive's one folder takes the place of what has its name in the guest, in one step once it
+    is whole; that is removed, or with `aside` called so then.
     """
     flags = wire.COPY_FLAG_ARCHIVE | (wire.COPY_FLAG_OWNERS if owners else 0)
+    feature = FEATURE
+    if replace:
+        flags, feature = flags | wire.COPY_FLAG_REPLACE, REPLACE_FEATURE
     with _connected(client, reference, tick) as stream:
-        stream.begin(wire.FRAME_COPY_IN, guest_path(destination), flags=flags)
+        name = os.fsencode(aside)
+        stream.begin(wire.FRAME_COPY_IN, guest_path(destination), name=name, flags=flags, feature=feature)
         produce(stream.send)
         stream.finish()
         return _copied(stream, 0)
+
+
+def is_there(client: Client, reference: str, path: str) -> bool:
+    """Whether the guest has something of this name."""
+    try:
+        with _connected(client, reference, None) as stream:
+            stream.begin(wire.FRAME_COPY_OUT, guest_path(path))
+            raise _Enough
+    except _Enough:
+        return True
+    except BangerError as error:
+        if error.code is ErrorCode.NOT_FOUND and "agent_code" in error.data:
+            return False
+        raise
+
+
+class _Enough(Exception):
+    """Ends a copy that was begun for its answer alone."""
 
 
 def pack_out(

@@ -22,6 +22,7 @@ from banger.errors import BangerError, ErrorCode
 from banger.guest import wire
 
 FEATURE = "copy"
+REPLACE_FEATURE = "copy-replace"
 START_TIMEOUT_S = 60.0
 STALL_TIMEOUT_S = 120.0
 """Nothing read and nothing taken for so long: a guest that writes to a slow disk still does something."""
@@ -63,7 +64,9 @@ class CopyStream:
         if isinstance(failure, wire.WireError):
             raise GuestUnreachable("the guest's agent speaks nonsense", details=str(failure)) from failure
 
-    def begin(self, request: int, path: bytes, *, name: bytes = b"", flags: int = 0) -> int:
+    def begin(
+        self, request: int, path: bytes, *, name: bytes = b"", flags: int = 0, feature: str = FEATURE
+    ) -> int:
         """Send the request; the mode of what is copied out. Errors are the agent's own, by their path."""
         fields: list[tuple[int, bytes | str | int]] = [
             (wire.COPY_PATH, path),
@@ -78,11 +81,11 @@ class CopyStream:
                 return wire.Fields(payload).number(wire.COPY_STARTED_MODE)
             if (
                 kind == wire.FRAME_HELLO
-                and FEATURE not in wire.Fields(payload).text(wire.HELLO_FEATURES).split()
+                and feature not in wire.Fields(payload).text(wire.HELLO_FEATURES).split()
             ):
                 raise BangerError(
                     ErrorCode.GUEST_ERROR,
-                    "this guest's agent is older than copies",
+                    "this guest's agent is older than " + ("copies" if feature == FEATURE else "this"),
                     hint="banger vm restart gives it a new one",
                 )
 
