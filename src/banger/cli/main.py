@@ -20,11 +20,13 @@ HELP = """Real Linux machines (microVMs) in one command, on this host.
 banger vm run                          a fresh machine and a shell in it
 banger vm run --rm -- uname -a         one command in a machine that goes away
 banger vm run --name web -d            one that stays; banger vm exec web -- CMD
+banger vm run ~/src/app                your git repository in it, at /root/repo
 """
 
 NOUNS = {
     "vm": ("banger.cli.vm:vm", "Make, start, enter, list and remove VMs."),
     "ps": ("banger.cli.vm_list:ps", "List the running VMs (-a: all)."),
+    "workspace": ("banger.cli.vm_workspace:workspace", "A git repository in a VM, and its way out."),
     "image": ("banger.cli.image:image", "What VMs are made from."),
     "kernel": ("banger.cli.kernel:kernel", "The kernels that VMs boot."),
     "net": ("banger.cli.net:net", "Why a VM does not reach somebody."),

@@ -66,6 +66,9 @@ DISK = Checked("SIZE", parse_disk_size)
 OVERLAY = Checked("SIZE", lambda text: parse_disk_size(text, what="system overlay size"))
 NAME = Checked("NAME", _name)
 
+MODES = ("shallow_overlay", "full_copy", "metadata_only")
+"""How a repository travels into a guest; the first is the default."""
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -236,3 +239,29 @@ def _add(entries: dict[str, str], entry: str, where: str) -> None:
         entries[key] = os.environ[key]
     else:
         entries.pop(key, None)
+
+
+def travel_options(command: F) -> F:
+    """--mode --branch --from --readonly --include-untracked --dry-run"""
+    for option in reversed(
+        (
+            click.option(
+                "--mode",
+                type=click.Choice(MODES),
+                default=None,
+                help="shallow_overlay (default): 50 commits of history, the tracked files as they are now; "
+                "full_copy: all branches, tags, stashes, submodules; metadata_only: history, no files.",
+            ),
+            click.option(
+                "--branch", default="", metavar="B", help="Make a branch in the guest, and be on it."
+            ),
+            click.option("--from", "from_ref", default="", metavar="REF", help="Where that branch begins."),
+            click.option("--readonly", is_flag=True, help="Clear the write bits of its files and folders."),
+            click.option(
+                "--include-untracked", is_flag=True, help="Untracked files come along; ignored ones never do."
+            ),
+            click.option("--dry-run", is_flag=True, help="List what would travel, and do nothing."),
+        )
+    ):
+        command = option(command)
+    return command

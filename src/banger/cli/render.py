@@ -119,4 +119,20 @@ def published_states(vm: shapes.VM) -> list[str]:
     ]
 
 
+def workspace_fields(vm: shapes.VM) -> list[tuple[str, str]]:
+    """What was brought into the guest, from where, how and when."""
+    workspace = vm.get("workspace")
+    if not workspace:
+        return []
+    branch = workspace.get("branch_name") or "no branch"
+    prepared = workspace.get("prepared_at", "")
+    facts = [branch, workspace.get("mode", ""), "read-only" if workspace.get("readonly") else ""]
+    return [
+        ("workspace", f"{workspace.get('guest_path', '')} ({', '.join(fact for fact in facts if fact)})"),
+        ("repository", workspace.get("repo_root", "")),
+        ("brought from", workspace.get("base_commit", "")),
+        ("prepared", f"{prepared} ({age(prepared)})" if prepared else ""),
+    ]
+
+
 VM_COLUMNS = ("ID", "NAME", "STATE", "IMAGE", "IP", "VCPU", "MEM", "DISK", "WORKSPACE", "CREATED")

@@ -28,6 +28,7 @@ vm = LazyGroup(
         "health": ("banger.cli.vm_vitals:health", "How a VM's guest is."),
         "ping": ("banger.cli.vm_vitals:ping", "The same in one word."),
         "session": ("banger.cli.vm_session:session", "Long-lived commands that outlive the terminal."),
+        "workspace": ("banger.cli.vm_workspace:workspace", "A git repository in a VM, and its way out."),
         "publish": ("banger.cli.vm_publish:publish", "Publish a guest's ports on this host."),
         "unpublish": ("banger.cli.vm_publish:unpublish", "Take published ports back."),
         "ports": ("banger.cli.vm_ports:ports", "Who listens in a VM's guest."),

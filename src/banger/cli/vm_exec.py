@@ -17,7 +17,7 @@ from banger.cli.execwords import VMThenCommand
 from banger.cli.lazy import guest_command
 from banger.cli.main import say
 from banger.cli.options import environment_options, read_environment, vm_argument
-from banger.client.agentconnection import connect_agent
+from banger.client.agentconnection import AgentConnection, connect_agent
 from banger.client.client import Client
 from banger.client.guest import NOT_FOUND, CommandNotStarted, Companion, Exec
 
@@ -43,13 +43,14 @@ SHELL = ("/bin/sh", "-c", SHELL_SCRIPT)
 
 
 class GuestOptions(NamedTuple):
-    """How a command runs in the guest. purpose: "exec" or "shell"."""
+    """How a command runs in the guest. purpose: "exec" or "shell". in_workspace: where cwd does not say."""
 
     env: Mapping[str, str]
     cwd: str
     user: str
     terminal: bool
     purpose: str = "exec"
+    in_workspace: bool = True
 
 
 def run_in_guest(
@@ -67,10 +68,15 @@ def run_in_guest(
         if how.purpose == "shell" and _speaks_utf8():
             variables.setdefault("LANG", "C.UTF-8")  # else vim and tmux take our terminal for an old one
     connection = connect_agent(client, reference, purpose=how.purpose)
+    cwd = _folder(connection, reference, how)
     execution = Exec(connection, terminal=how.terminal, companion=companion)
     try:
-        return execution.run(argv, variables, cwd=how.cwd, user=how.user)
+        return execution.run(argv, variables, cwd=cwd, user=how.user)
     except CommandNotStarted as failure:
+        if cwd != how.cwd and failure.data.get("agent_code") == "no_cwd":
+            say(f"banger: warning: {safe(cwd)} is not in the guest any more: this starts elsewhere")
+            elsewhere = how._replace(in_workspace=False)
+            return run_in_guest(client, reference, argv, how=elsewhere, companion=companion)
         if argv is SHELL and failure.status == NOT_FOUND:
             say("banger: the guest has no shell: there is no /bin/sh")
             say(
@@ -78,6 +84,16 @@ def run_in_guest(
             )
             return failure.status
         return _not_started(failure)
+
+
+def _folder(connection: AgentConnection, reference: str, how: GuestOptions) -> str:
+    """Where it starts; "" is the agent's own choice."""
+    if connection.workspace is None or not how.in_workspace:
+        return how.cwd
+    from banger.cli.workspacestart import default_folder, warn_if_moved
+
+    warn_if_moved(connection.workspace, reference)
+    return how.cwd or default_folder(connection.workspace, user=how.user)
 
 
 def _speaks_utf8() -> bool:
@@ -98,7 +114,8 @@ def leave_in_guest(client: Client, reference: str, argv: Sequence[str], *, how: 
 
     connection = connect_agent(client, reference, purpose=how.purpose)
     try:
-        start_detached(connection, argv, how.env, cwd=how.cwd, user=how.user)
+        cwd = _folder(connection, reference, how)
+        start_detached(connection, argv, how.env, cwd=cwd, user=how.user)
     except CommandNotStarted as failure:
         return _not_started(failure)
     return 0
@@ -114,7 +131,9 @@ def leave_in_guest(client: Client, reference: str, argv: Sequence[str], *, how: 
     echo hi | banger vm exec web -- cat
     banger vm exec -it -w /tmp web bash
     banger vm exec web --env A=1 --user nobody -- env
+    banger vm exec --auto-prepare web make test     with the host's repository as it is now
 
+    In a VM with a workspace it starts in /root/repo, and warns when the host's repository has moved on.
     Options may also follow VM; they then end at `--`. stdin is passed on, as ssh does it.
     127: no such command; 126: it cannot be executed; 128+N: signal N ended it; 125: banger failed.
     """,
@@ -122,6 +141,11 @@ def leave_in_guest(client: Client, reference: str, argv: Sequence[str], *, how: 
 @vm_argument
 @environment_options
 @click.option("-d", "--detach", is_flag=True, help="Start it and leave: no streams, no status.")
+@click.option(
+    "--auto-prepare",
+    is_flag=True,
+    help="Where the host's repository has moved on: bring it in again, unless there is work in the guest.",
+)
 def exec_command(
     vm: str,
     env: tuple[str, ...],
@@ -130,6 +154,7 @@ def exec_command(
     user: str,
     terminal: bool,
     detach: bool,
+    auto_prepare: bool,
 ) -> int:
     ctx = click.get_current_context()
     argv = guest_command(ctx)
@@ -138,6 +163,10 @@ def exec_command(
     state.own_failures_are_125()
     how = GuestOptions(read_environment(env, env_file), cwd, user, terminal)
     with Client() as client:
+        if auto_prepare:
+            from banger.cli.vm_workspace_in import prepare_again
+
+            prepare_again(client, vm)
         if detach:
             return leave_in_guest(client, vm, argv, how=how)
         return run_in_guest(client, vm, argv, how=how)

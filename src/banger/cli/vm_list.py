@@ -15,6 +15,7 @@ from banger.cli.render import (
     published_ports,
     published_states,
     vm_row,
+    workspace_fields,
 )
 from banger.client.client import Client
 from banger.model.sizes import format_size
@@ -82,7 +83,7 @@ def show(vm: str, as_json: bool) -> None:
             *(("published", text) for text in published_states(record)),
             ("folder", runtime.get("vm_dir", "")),
             ("console log", runtime.get("log_path", "")),
-            ("workspace", record.get("workspace", {}).get("guest_path", "")),
+            *workspace_fields(record),
             ("created", f"{record['created_at']} ({age(record['created_at'])})"),
             ("last used", f"{record['last_touched_at']} ({age(record['last_touched_at'])})"),
             ("last error", runtime.get("last_error", "")),

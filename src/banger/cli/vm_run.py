@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,12 +14,14 @@ from banger.cli.boot import Interrupted, Lease, delete, owned, uninterrupted
 from banger.cli.image_pull import boot_pulled
 from banger.cli.lazy import GuestCommand, guest_command
 from banger.cli.options import (
+    MODES,
     create_fields,
     environment_options,
     json_option,
     quiet_option,
     read_environment,
     sizing_options,
+    travel_options,
 )
 from banger.cli.progress import Progress
 from banger.cli.render import is_terminal, out, print_json
@@ -27,6 +30,9 @@ from banger.cli.vm_publish import as_body, publish_option
 from banger.client.client import Client
 from banger.errors import BangerError, ErrorCode
 from banger.model.published import PortSpec, endpoint
+
+if TYPE_CHECKING:
+    from banger.local.gittravel import Travel
 
 
 @click.command("create", help="Make a VM and boot it; print its id.")
@@ -58,8 +64,15 @@ def create(published: tuple[PortSpec, ...], no_start: bool, as_json: bool, **siz
     cls=GuestCommand,
     help="""Make a VM, boot it, and run a shell in it, or the command after `--`.
 
+    With PATH, the git repository there is in the guest first, at /root/repo, and the shell or command
+    starts in it. Your repository is only read; what is done in the guest is kept on this host when the VM
+    stops or goes.
+
     \b
     banger vm run                              a shell; the VM stays
+    banger vm run ~/src/app                    a shell in a machine with your repository
+    banger vm run --rm . -- make test          this folder's repository, one command; the VM goes
+    banger vm run . --dry-run                  what would travel
     banger vm run --rm -- sh -c 'uname -a'     one command; the VM goes
     banger vm run --name web -d                no shell: it stays and runs
     banger vm run --nat -p 8080:80             with a way out, and this host's port 8080 leading in
@@ -67,6 +80,8 @@ def create(published: tuple[PortSpec, ...], no_start: bool, as_json: bool, **siz
     banger vm run --image IMG --entrypoint     what the image is made to run; words after -- are for it
     """,
 )
+@click.argument("path", metavar="[PATH]", required=False, default=None, type=click.Path())
+@travel_options
 @sizing_options
 @publish_option
 @environment_options
@@ -79,6 +94,13 @@ def create(published: tuple[PortSpec, ...], no_start: bool, as_json: bool, **siz
 )
 @quiet_option
 def run(
+    path: str | None,
+    mode: str | None,
+    branch: str,
+    from_ref: str,
+    readonly: bool,
+    include_untracked: bool,
+    dry_run: bool,
     published: tuple[PortSpec, ...],
     env: tuple[str, ...],
     env_file: tuple[str, ...],
@@ -97,6 +119,8 @@ def run(
         raise click.UsageError("--detach leaves the VM and --rm removes it: choose one", ctx)
     if detach and argv is not None and not entrypoint:
         raise click.UsageError("--detach runs no command: leave it out, or run it with banger vm exec", ctx)
+    if path is None and (mode or branch or from_ref or readonly or include_untracked or dry_run):
+        raise click.UsageError("which repository? banger vm run PATH", ctx)
     fields = create_fields(**sizing)
     if published:
         fields["publish"] = as_body(published)
@@ -109,20 +133,32 @@ def run(
         wants_shell = argv is None and not entrypoint
         terminal = terminal or (wants_shell and is_terminal(0) and is_terminal(1))
     try:
-        with Client() as client, Progress() as progress:
+        with Client() as client, Progress() as progress, ExitStack() as stack:
+            travel: Travel | None = None
+            if path is not None:
+                from banger.cli.bringing import Wanted, look_at, made_ready, show_plan
+
+                wanted = Wanted(path, mode or MODES[0], branch, from_ref, readonly, include_untracked)
+                source = look_at(wanted)
+                if dry_run:
+                    show_plan(source, progress)
+                    return 0
+                packed = stack.enter_context(ExitStack())
+                travel = packed.enter_context(made_ready(source, progress))
             vm = boot_pulled(client, owned(fields, progress), progress)
             vm_id, name = str(vm["id"]), str(vm["name"])
+            lease = stack.enter_context(_removed_in_the_end(client, vm_id)) if remove else None
             for port in vm["spec"].get("published", ()):
                 where = endpoint(port["host_address"], port["host_port"])
                 progress.line(f"{where} leads to its port {port['guest_port']}")
+            if travel is not None:
+                from banger.cli.bringing import bring_into_new
+
+                bring_into_new(client, vm, travel, progress=progress, stays=not remove)
+                packed.close()
             progress.line(f"ready in {time.monotonic() - began:.1f}s", dim=True)
             if entrypoint:
-                try:
-                    argv, user = _image_command(client, vm, argv, user)
-                except BangerError:
-                    if remove:
-                        delete(client, vm_id)
-                    raise
+                argv, user = _image_command(client, vm, argv, user)
             if detach:
                 if argv:
                     how = GuestOptions(variables, cwd, user, terminal=False)
@@ -131,11 +167,8 @@ def run(
                 out(vm_id)
                 progress.line(f"{name} runs: banger vm shell {name}, banger vm delete {name}", dim=True)
                 return 0
-            command = argv or SHELL
             how = GuestOptions(variables, cwd, user, terminal, "exec" if argv else "shell")
-            if not remove:
-                return run_in_guest(client, vm_id, command, how=how)
-            return _and_remove(client, vm_id, command, how=how)
+            return run_in_guest(client, vm_id, argv or SHELL, how=how, companion=lease)
     except Interrupted as interrupted:
         return interrupted.status
 
@@ -155,11 +188,13 @@ def _image_command(
     return argv, user or image.get("user", "")
 
 
-def _and_remove(client: Client, vm_id: str, command: Sequence[str], *, how: GuestOptions) -> int:
+@contextmanager
+def _removed_in_the_end(client: Client, vm_id: str) -> Iterator[Lease]:
+    """Whatever becomes of what is done meanwhile; the lease tells the daemon that we are there."""
     lease: Lease | None = None
     try:
         lease = Lease(client, vm_id)
-        return run_in_guest(client, vm_id, command, how=how, companion=lease)
+        yield lease
     finally:
         with uninterrupted():
             try:

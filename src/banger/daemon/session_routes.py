@@ -88,7 +88,7 @@ async def start(request: web.Request) -> web.StreamResponse:
         body.command,
         name=name,
         env=body.env,
-        cwd=body.cwd or (record.workspace.guest_path if record.workspace else ""),
+        cwd=body.cwd or (record.workspace.guest_path if record.workspace and not body.user else ""),
         user=body.user,
         terminal=body.terminal,
         stdin=body.stdin == "pipe",

@@ -70,7 +70,13 @@ def test_detach_prints_the_id_and_how_to_come_back(banger: Instance) -> None:
         (["--memory", "1"], 2),
         (["--name", "Bad_Name"], 2),
         (["--env", "=x", "--", "true"], 125),
-        (["word"], 2),
+        (["two", "words"], 2),
+        (["no-such-folder"], 125),
+        (["-d", "/no/such/folder"], 1),
+        (["/", "--", "true"], 125),
+        (["--branch", "b"], 2),
+        (["--dry-run"], 2),
+        ([".", "--mode", "all"], 2),
     ],
 )
 def test_wrong_usage_makes_nothing_and_starts_nothing(fresh: Instance, argv: list[str], status: int) -> None:
