@@ -17,7 +17,7 @@ from banger.errors import BangerError, ErrorCode
 from banger.local.account import Account, this_account
 from banger.local.asuser import acting_as
 from banger.local.git import LONG_S, Git, GitFailed
-from banger.local.kepttips import OLD, Kept
+from banger.local.kepttips import OLD, Kept, is_id
 from banger.local.tempgit import BOUNDS, OnBytes, TempRepository, refused, temporary
 
 MOST_BYTES = 64 << 30
@@ -133,6 +133,50 @@ def find_repository(kept: Kept, asked: str, recorded: str, *, account: Account |
         f"no repository to pull the work of {kept.vm_name} into: {why}",
         hint=f"banger workspace pull {kept.vm_name} PATH, or --into DIR for a new clone",
     )
+
+
+def resolve_commit(folder: str, text: str, *, account: Account | None = None) -> str:
+    """The full id of what names a commit in the user's repository; "" where there is none. Blocking."""
+    try:
+        git = Git(folder, this_account() if account is None else account)
+        done = git.run(
+            "rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}", ok=(0, 1, 128)
+        )
+    except (BangerError, ValueError):
+        return ""
+    found = done.stdout.decode("ascii", "replace").strip()
+    return found if done.status == 0 and is_id(found) else ""
+
+
+class Standing(NamedTuple):
+    """Of kept work in the user's repository: what of it is there, and whether that moved on."""
+
+    folder: str
+    pulled: frozenset[str]
+    """Names of tips whose ref below refs/banger/<vm>/ is the same."""
+    present: frozenset[str]
+    """Names of tips whose commit is there, by whatever way."""
+    head: str
+    """The commit that is checked out now."""
+
+
+def standing(kept: Kept, folder: str, *, account: Account | None = None) -> Standing:
+    """Blocking. Raises NOT_FOUND where there is no repository; changes nothing."""
+    found = open_repository(folder, this_account() if account is None else account)
+    there = read_refs(found.git, prefix_of(kept))
+    here = present(found.git, kept.tips.values())
+    return Standing(
+        found.folder,
+        frozenset(name for name, commit in kept.tips.items() if there.get(name) == commit),
+        frozenset(name for name, commit in kept.tips.items() if commit in here),
+        found.git.text("rev-parse", "--verify", "--quiet", "HEAD^{commit}"),
+    )
+
+
+def local_branches(folder: str, *, account: Account | None = None) -> tuple[str, set[str]]:
+    """(the one that is checked out, "" for none; all of them). Blocking."""
+    git = Git(folder, this_account() if account is None else account)
+    return git.text("symbolic-ref", "--quiet", "--short", "HEAD"), set(read_refs(git, "refs/heads/"))
 
 
 def open_repository(folder: str, account: Account) -> Found:
