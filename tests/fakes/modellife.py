@@ -57,6 +57,7 @@ from banger.vmm.protocol import (
     MonitorKind,
 )
 from tests.fakes.modelhost import Dead, ModelHost, ModelLinks, make_socket
+from tests.fakes.workspaces import FakeWorkspaces
 
 MIB = 1 << 20
 T = TypeVar("T")
@@ -294,6 +295,7 @@ class Life:
         services = Services(
             settings=settings,
             paths=paths,
+            workspaces=FakeWorkspaces(),
             instance=instance,
             boot_id=host.boot_id(),
             table=VMTable(database),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 STAYING_STEPS = ("spec", "work_kept")
 """Their messages are lines of their own, and stay."""
-WORK_STEPS = ("keep", "work_kept")
+WORK_STEPS = ("keep", "keep_work", "work_kept")
 """What is said of the work in a VM that goes."""
 _MIB = 1 << 20
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from banger.config.instance import instance_id
 from banger.config.paths import Paths
@@ -11,6 +12,7 @@ from banger.daemon.contracts import Services
 from banger.disk.strategies import RootDisks
 from banger.helper.inprocess import InProcessHelper
 from banger.helper.validate import MONITOR_PROGRAMS
+from banger.image.diskfolder import DiskFolders
 from banger.image.kernel import KernelService
 from banger.image.requests import ImageRequests, KernelRequests
 from banger.image.service import ImageService
@@ -25,9 +27,8 @@ from banger.store.images import ImageTable
 from banger.store.settings import SettingTable
 from banger.store.vms import VMTable
 from banger.system.process import boot_id
-from banger.vm.background import Background
+from banger.vm.background import KEEP_INTERVAL_S, Background
 from banger.vm.handles import HandleCache
-from banger.vm.keeping import NoWorkspaces
 from banger.vm.names import GuestNames
 from banger.vm.nat import Nat
 from banger.vm.service import VMService
@@ -35,6 +36,8 @@ from banger.vm.services import Services as VMServices
 from banger.vm.steps import CrashPoint, no_crash
 from banger.vm.workdisk import WorkDisk
 from banger.vmm.select import ChosenMonitor
+from banger.workspace.service import WorkspaceService
+from banger.workspace.stage import stage_disk, stage_guest
 
 
 async def compose(
@@ -44,11 +47,12 @@ async def compose(
     crash_point: CrashPoint = no_crash,
     programs: frozenset[str] = MONITOR_PROGRAMS,
     deadlines: Deadlines = USUAL,
+    keep_interval_s: float = KEEP_INTERVAL_S,
 ) -> Services:
     """Store, helper, network, images and VMService for these paths, opened (reconciled with the host).
 
     The caller holds the lock on the state folder and calls close() in the end. Raises BangerError.
-    crash_point, programs (that may be launched) and deadlines are for tests.
+    crash_point, programs (that may be launched), deadlines and keep_interval_s are for tests.
     """
     instance = instance_id(paths.state_dir)
     database = await Database.open(paths.database)
@@ -69,7 +73,11 @@ async def compose(
     chosen = ChosenMonitor(settings, bridge, deadlines=deadlines)
     key_path = settings.ssh_key_path or f"{paths.ssh_dir}/id_ed25519"
 
-    workspaces = NoWorkspaces()
+    workspaces = WorkspaceService(
+        paths.work_dir,
+        stage_guest=stage_guest,
+        stage_disk=partial(stage_disk, read_disk=DiskFolders(images.e2fsprogs).read),
+    )
     vms = VMService(
         VMServices(
             settings=settings,
@@ -101,7 +109,7 @@ async def compose(
         crash_point=crash_point,
     )
 
-    background = Background(vms, settings)
+    background = Background(vms, settings, keep_interval_s=keep_interval_s)
     sweeping = asyncio.create_task(images.sweep(), name="sweep of images")
 
     async def close() -> None:
@@ -116,6 +124,7 @@ async def compose(
 
     try:
         await names.open()
+        await workspaces.open()
         await vms.open()
     except BaseException:
         await close()

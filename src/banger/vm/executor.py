@@ -39,6 +39,7 @@ async def execute(
     helper: Helper,
     firewall: Firewall,
     vms_dir: str,
+    work_dir: str,
     crash_point: CrashPoint = no_crash,
 ) -> list[tuple[Finding, BaseException]]:
     """Apply every finding that has a fix. Returns those that failed."""
@@ -46,7 +47,7 @@ async def execute(
     for finding in sorted((f for f in findings if f.fix), key=lambda f: ORDER.index(f.fix)):
         try:
             crash_point(f"fix:{finding.fix}:before")
-            await _apply(finding, helper=helper, firewall=firewall, vms_dir=vms_dir)
+            await _apply(finding, helper=helper, firewall=firewall, folders=(vms_dir, work_dir))
             log.info("put right: %s %s %s", finding.kind, finding.name, finding.problem)
             crash_point(f"fix:{finding.fix}:after")
         except Exception as error:
@@ -55,7 +56,7 @@ async def execute(
     return failures
 
 
-async def _apply(finding: Finding, *, helper: Helper, firewall: Firewall, vms_dir: str) -> None:
+async def _apply(finding: Finding, *, helper: Helper, firewall: Firewall, folders: tuple[str, ...]) -> None:
     match finding.fix:
         case Fix.DELETE_TAP:
             await helper.delete_tap(finding.name)
@@ -76,17 +77,17 @@ async def _apply(finding: Finding, *, helper: Helper, firewall: Firewall, vms_di
             if not await helper.wait_gone(finding.process, timeout_s=KILL_WAIT_S):
                 raise BangerError(ErrorCode.CLEANUP_FAILED, f"{finding.name} is still there after SIGKILL")
         case Fix.REMOVE_FILE:
-            await asyncio.to_thread(_remove, finding.name, vms_dir)
+            await asyncio.to_thread(_remove, finding.name, folders)
         case Fix.REMOVE_FOLDER:
-            await asyncio.to_thread(_remove, finding.name, vms_dir)
+            await asyncio.to_thread(_remove, finding.name, folders)
         case Fix.NONE:
             pass
 
 
-def _remove(path: str, vms_dir: str) -> None:
-    """Only below vms_dir; symlinks are removed, not followed."""
-    if not os.path.abspath(path).startswith(f"{vms_dir}/"):
-        raise BangerError(ErrorCode.INTERNAL, f"{path} is not below {vms_dir}")
+def _remove(path: str, folders: tuple[str, ...]) -> None:
+    """Only below these folders; symlinks are removed, not followed."""
+    if not os.path.abspath(path).startswith(tuple(f"{folder}/" for folder in folders)):
+        raise BangerError(ErrorCode.INTERNAL, f"{path} is not below {' or '.join(folders)}")
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
     elif os.path.lexists(path):

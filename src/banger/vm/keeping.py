@@ -11,20 +11,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
-from banger.errors import BangerError, ErrorCode
+from banger.errors import BangerError
 from banger.guest.agent import AgentClient
 from banger.model.deadlines import Deadlines
+from banger.model.ids import is_vm_id
 from banger.model.progress import Progress, ProgressEvent, no_progress
 from banger.model.records import VMRecord, Workspace
 from banger.model.work import Work
 from banger.vm.errors import KeepFailed, NoWorkspace, describe_cause
+from banger.vm.planner import Finding, Fix
 from banger.vm.steps import Act, CrashPoint, no_crash
 
 log = logging.getLogger(__name__)
 
+STAGING = "staging-"
+"""How names in the folder of kept work begin that are no VM's (workspace/service)."""
 KEPT_STEP = "work_kept"
 """Of the line that says how to get what was kept; the CLI lets it stay."""
 
@@ -49,43 +53,17 @@ class Workspaces(Protocol):
     async def forget(self, vm_id: str) -> None: ...
 
 
-class NoWorkspaces:
-    """Where nothing can be kept, nothing can be brought: a VM without a workspace never gets here."""
-
-    async def bring(self, record: VMRecord, workspace: Workspace, *, refs: Mapping[str, str]) -> None:
-        raise BangerError(ErrorCode.INTERNAL, "there is no place for the work of VMs")
-
-    async def keep_live(
-        self, record: VMRecord, *, ignored: bool = False, progress: Progress = no_progress
-    ) -> Work:
-        raise BangerError(ErrorCode.INTERNAL, "there is no place for the work of VMs")
-
-    keep_disk = keep_live
-
-    def list(self) -> Sequence[Work]:
-        return ()
-
-    async def vm_gone(self, vm_id: str) -> Work | None:
-        return None
-
-    async def forget(self, vm_id: str) -> None:
-        pass
-
-    def find(self, reference: str, *, existing: frozenset[str] = frozenset()) -> Work:
-        raise BangerError(ErrorCode.NOT_FOUND, f"no work is kept of {reference[:80]!a}")
-
-    async def pack(self, vm_id: str, have: Sequence[str]) -> AsyncIterator[bytes]:
-        yield b""
-
-    async def patch(self, vm_id: str, *, base: str = "") -> AsyncIterator[bytes]:
-        yield b""
-
-
 class Keeping:
     def __init__(
-        self, workspaces: Workspaces, deadlines: Deadlines, *, crash_point: CrashPoint = no_crash
+        self,
+        workspaces: Workspaces,
+        deadlines: Deadlines,
+        *,
+        work_dir: str,
+        crash_point: CrashPoint = no_crash,
     ) -> None:
         self._workspaces = workspaces
+        self._work_dir = work_dir
         self._deadlines = deadlines
         self._crash_point = crash_point
         self._seen: dict[str, int] = {}
@@ -96,6 +74,19 @@ class Keeping:
         for work in self._workspaces.list():
             if work.vm_id not in vm_ids and not work.changed:
                 await self._gone(work.vm_id, work.vm_name)
+
+    def findings(self, *, busy: bool) -> Sequence[Finding]:
+        """What lies in the folder of kept work and is none. A keep has files there while it holds its VM."""
+        found = []
+        for name in _names(self._work_dir):
+            path = f"{self._work_dir}/{name}"
+            if name.startswith(STAGING):
+                if not busy:
+                    problem = "what a keep of a VM's work left behind"
+                    found.append(Finding(kind="folder", name=path, problem=problem, fix=Fix.REMOVE_FOLDER))
+            elif not is_vm_id(name):
+                found.append(Finding(kind="file", name=path, problem="lies among kept work, and is none"))
+        return found
 
     async def bring(self, record: VMRecord, workspace: Workspace, refs: Mapping[str, str]) -> None:
         self._seen.pop(record.id, None)
@@ -251,6 +242,13 @@ def say_kept(work: Work, progress: Progress) -> None:
         name = work.vm_name
         message = f"work of {name} is kept: banger workspace pull {name}"
         progress(ProgressEvent(step=KEPT_STEP, message=message))
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
 
 
 def written_ns(record: VMRecord) -> int:

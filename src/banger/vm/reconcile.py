@@ -134,6 +134,7 @@ class Reconciler:
             helper=self._services.helper,
             firewall=self._services.network.firewall,
             vms_dir=self._services.paths.vms_dir,
+            work_dir=self._services.paths.work_dir,
             crash_point=self._crash_point,
         )
 

@@ -82,7 +82,12 @@ class VMService:
         self._vitals = Vitals(services, locks=self._locks, live=self._live)
         self._guest_view = GuestView(services)
         self._net_why = NetWhyService(services)
-        self._keeping = Keeping(services.workspaces, services.deadlines, crash_point=crash_point)
+        self._keeping = Keeping(
+            services.workspaces,
+            services.deadlines,
+            work_dir=services.paths.work_dir,
+            crash_point=crash_point,
+        )
         self._reconciler = Reconciler(
             services,
             lifecycle=self._lifecycle,
@@ -330,7 +335,8 @@ class VMService:
         """Objects on the host that nothing explains; VMs with an operation under way are not judged."""
         with self._locks.used() as used:
             found = await self._reconciler.audit(busy=used.__contains__)
-            return [*found, *self._publishing.findings()]
+            kept = self._keeping.findings(busy=bool(used))
+            return [*found, *self._publishing.findings(), *kept]
 
     async def repair(self, findings: Sequence[Finding]) -> Sequence[tuple[Finding, BaseException]]:
         """Remove those that can be and are still there; returns what failed.

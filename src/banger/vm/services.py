@@ -16,7 +16,7 @@ from banger.network.host import HostNetwork
 from banger.store.vms import VMTable
 from banger.vm.capabilities import Capability
 from banger.vm.handles import HandleCache
-from banger.vm.keeping import NoWorkspaces, Workspaces
+from banger.vm.keeping import Workspaces
 from banger.vmm.protocol import Monitor
 
 
@@ -36,5 +36,5 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     find_monitor_of: Callable[[str], Awaitable[Monitor]]
     """The monitor that a VM_DIR's running machine is of."""
     capabilities: tuple[Capability, ...]
-    workspaces: Workspaces = NoWorkspaces()
+    workspaces: Workspaces
     deadlines: Deadlines = USUAL

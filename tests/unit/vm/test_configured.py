@@ -26,6 +26,7 @@ from banger.vm.background import Background
 from banger.vm.handles import HandleCache
 from banger.vm.service import VMService
 from banger.vm.services import Services
+from tests.fakes.workspaces import FakeWorkspaces
 from tests.unit.vm.test_background import FakeCare
 from tests.unit.vm.test_service import IMAGE, Disks, Network, no_monitor
 
@@ -67,6 +68,7 @@ def service(text: str, images: Images, *, database: Database, home: Path) -> VMS
         Services(
             settings=settings(text),
             paths=resolve_paths({"BANGER_HOME": str(home)}),
+            workspaces=FakeWorkspaces(),
             instance="0" * 16,
             boot_id="boot",
             table=VMTable(database),

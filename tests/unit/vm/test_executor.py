@@ -78,6 +78,7 @@ async def test_every_repair_is_done_in_order_between_its_points(tmp_path: Path) 
         helper=cast(Helper, hand),
         firewall=cast(Firewall, hand),
         vms_dir=str(tmp_path),
+        work_dir=f"{tmp_path}/work",
         crash_point=points.append,
     )
     assert left == []
@@ -103,6 +104,7 @@ async def test_one_that_fails_is_told_and_the_others_are_done(tmp_path: Path, fi
         helper=cast(Helper, hand),
         firewall=cast(Firewall, hand),
         vms_dir=str(tmp_path),
+        work_dir=f"{tmp_path}/work",
         crash_point=fail,
     )
     assert [(finding.fix, str(error)) for finding, error in failures] == [

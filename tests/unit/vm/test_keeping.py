@@ -23,12 +23,15 @@ from banger.model.deadlines import Deadlines
 from banger.model.progress import ProgressEvent, no_progress
 from banger.model.records import VMRecord, now
 from banger.model.states import VMState
+from banger.network.firewall import Firewall
 from banger.network.host import HostNetwork
 from banger.store.database import Database
 from banger.store.images import ImageTable
 from banger.store.vms import VMTable
+from banger.vm.executor import execute
 from banger.vm.handles import HandleCache
 from banger.vm.lifecycle import Lifecycle
+from banger.vm.planner import Fix
 from banger.vm.service import VMService
 from banger.vm.services import Services
 from banger.vm.subject import Subject
@@ -496,3 +499,27 @@ async def test_the_daemons_start_removes_empty_stores_of_vms_that_went(host: Hos
     host.works.age(record.id, changed=False)
     await host.vms._keeping.sweep({record.id})
     assert set(host.works.stores) == {record.id, "2" * 64}
+
+
+async def test_the_audit_names_what_a_keep_left_and_removes_it(host: Host, paths: Paths) -> None:
+    record = await host.vm(alive=False)
+    for name in ("staging-0123", record.id, "3" * 64):
+        os.makedirs(f"{paths.work_dir}/{name}/files")
+    Path(paths.work_dir, "notes").write_text("somebody's own")
+    found = host.vms._keeping.findings(busy=False)
+    assert [(finding.name.rpartition("/")[2], finding.fix) for finding in found] == [
+        ("notes", Fix.NONE),
+        ("staging-0123", Fix.REMOVE_FOLDER),
+    ]
+    assert [finding.kind for finding in host.vms._keeping.findings(busy=True)] == ["file"]
+    assert (
+        await execute(
+            found,
+            helper=cast(Helper, None),
+            firewall=cast(Firewall, None),
+            vms_dir=paths.vms_dir,
+            work_dir=paths.work_dir,
+        )
+        == []
+    )
+    assert sorted(os.listdir(paths.work_dir)) == sorted([record.id, "3" * 64, "notes"])

@@ -32,6 +32,7 @@ from banger.vm.nat import Nat
 from banger.vm.service import VMService
 from banger.vm.services import Services
 from banger.vmm.protocol import Monitor
+from tests.fakes.workspaces import FakeWorkspaces
 
 pytestmark = pytest.mark.anyio
 
@@ -142,6 +143,7 @@ async def vms(
     services = Services(
         settings=Settings(),
         paths=paths,
+        workspaces=FakeWorkspaces(),
         instance="0" * 16,
         boot_id="boot",
         table=VMTable(database),
