@@ -41,7 +41,9 @@ def take_files(
     shown = [entry.path for entry in entries if entry.skipped and entry.path in there]
     whole = ("--force-write-index", "--clear-resolve-undo", "--no-split-index", "--no-fsmonitor")
     _update(scratch, source.root, index, (*whole, "--no-untracked-cache"))
-    if shown:  # as git does with files that a sparse checkout should have left out
+    if shown and source.repository.config.flag(
+        "core.sparsecheckout"
+    ):  # as git does with what is there anyway
         _update(scratch, source.root, index, ("--no-skip-worktree",), shown)
     index_tree = ""
     if not any(entry.stage for entry in entries):
@@ -131,7 +133,10 @@ def _update(
 def _commit(scratch: Scratch, alone: Scratch, base: str, tree: str) -> str:
     """The brought commit: of the same files always the same id. The base itself where nothing differs."""
     head = scratch.run("cat-file", "commit", base).stdout.partition(b"\n\n")[0]
-    fields = dict(line.partition(b" ")[::2] for line in head.splitlines() if not line.startswith(b" "))
+    fields: dict[bytes, bytes] = {}
+    for line in head.splitlines():
+        key, _, value = line.partition(b" ")
+        fields.setdefault(key, value)
     if fields[b"tree"].decode() == tree:
         return base
     when = b" ".join(fields[b"committer"].rsplit(b" ", 2)[1:])

@@ -24,6 +24,8 @@ ENV = {
     "GIT_COMMITTER_EMAIL": "ann@example.org",
 }
 
+STRANGE = ("ünï/cödé.txt", "new\nline", " lead", "tab\there", "quote\"'", "-dash", "a b/c d")
+
 
 class Repo:
     """A repository with a home beside it, so that nobody's own configuration has a part."""
@@ -73,6 +75,50 @@ def make(tmp_path: Path, name: str = "site") -> Repo:
     repo.write("a.txt", "one\n")
     repo.commit("first")
     return repo
+
+
+def rich(tmp_path: Path) -> Repo:
+    """History, links, modes, strange names, line ends, an ignored and an untracked file."""
+    repo = make(tmp_path)
+    for name in STRANGE:
+        repo.write(name, name)
+    repo.write(b"latin-\xe9", b"\xe9")
+    repo.write("bin/run", "#!/bin/sh\n", 0o755)
+    repo.write("crlf.txt", b"one\r\ntwo\r\n")
+    repo.write(".gitignore", "*.log\n")
+    (repo.path / "link").symlink_to("bin/run")
+    (repo.path / "dangling").symlink_to("/nowhere/at all")
+    repo.commit("all sorts")
+    repo.write("a.txt", "two\n")
+    repo.commit("second")
+    repo.write("secret.env", "TOKEN=1\n")
+    repo.write("noise.log", "x\n")
+    os.utime(repo.path / "bin/run", ns=(1, 1_234_567_890_123_456_789))
+    return repo
+
+
+def change(repo: Repo) -> None:
+    """Every way in which a work tree and an index differ from HEAD and from each other."""
+    repo.write("crlf.txt", b"one\r\nthree\r\n")  # unstaged
+    repo.write("staged.txt", "new\n")
+    repo.git("add", "staged.txt")
+    repo.write("staged.txt", "newer\n")  # staged, and changed again
+    repo.git("mv", "a b/c d", "moved")
+    repo.git("rm", "-q", "quote\"'")
+    (repo.path / " lead").unlink()  # deleted, not staged
+    repo.git("rm", "-q", "--cached", "--", "-dash")  # staged deletion, still there
+    repo.write("later", "x\n")
+    repo.git("add", "-N", "later")
+    (repo.path / "a.txt").chmod(0o755)
+    (repo.path / "link").unlink()
+    repo.write("link", "a file now\n")
+
+
+def check_same(repo: Repo, guest: Repo) -> None:
+    assert guest.status() == repo.status()
+    assert guest.git("diff", "--binary") == repo.git("diff", "--binary")
+    assert guest.git("diff", "--cached", "--binary") == repo.git("diff", "--cached", "--binary")
+    assert guest.git("fsck", "--strict", "--no-dangling") == ""
 
 
 def tar_of(travel: Travel) -> bytes:

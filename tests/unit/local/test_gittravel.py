@@ -15,9 +15,16 @@ from banger.local import gitscratch, gittar
 from banger.local.gitplan import plan
 from banger.local.gitsource import examine
 from banger.local.gittravel import open_travel
-from tests.unit.local.gitrepos import Repo, arrive, fingerprint, make, tar_of
-
-STRANGE = ("ünï/cödé.txt", "new\nline", " lead", "tab\there", "quote\"'", "-dash", "a b/c d")
+from tests.unit.local.gitrepos import (
+    Repo,
+    arrive,
+    change,
+    check_same,
+    fingerprint,
+    make,
+    rich,
+    tar_of,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -28,50 +35,6 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monkeypatch.setattr("banger.local.gittravel._place", lambda _account: str(folder))
     yield folder
     assert os.listdir(folder) == []
-
-
-def rich(tmp_path: Path) -> Repo:
-    """History, links, modes, strange names, line ends, an ignored and an untracked file."""
-    repo = make(tmp_path)
-    for name in STRANGE:
-        repo.write(name, name)
-    repo.write(b"latin-\xe9", b"\xe9")
-    repo.write("bin/run", "#!/bin/sh\n", 0o755)
-    repo.write("crlf.txt", b"one\r\ntwo\r\n")
-    repo.write(".gitignore", "*.log\n")
-    (repo.path / "link").symlink_to("bin/run")
-    (repo.path / "dangling").symlink_to("/nowhere/at all")
-    repo.commit("all sorts")
-    repo.write("a.txt", "two\n")
-    repo.commit("second")
-    repo.write("secret.env", "TOKEN=1\n")
-    repo.write("noise.log", "x\n")
-    os.utime(repo.path / "bin/run", ns=(1, 1_234_567_890_123_456_789))
-    return repo
-
-
-def change(repo: Repo) -> None:
-    """Every way in which a work tree and an index differ from HEAD and from each other."""
-    repo.write("crlf.txt", b"one\r\nthree\r\n")  # unstaged
-    repo.write("staged.txt", "new\n")
-    repo.git("add", "staged.txt")
-    repo.write("staged.txt", "newer\n")  # staged, and changed again
-    repo.git("mv", "a b/c d", "moved")
-    repo.git("rm", "-q", "quote\"'")
-    (repo.path / " lead").unlink()  # deleted, not staged
-    repo.git("rm", "-q", "--cached", "--", "-dash")  # staged deletion, still there
-    repo.write("later", "x\n")
-    repo.git("add", "-N", "later")
-    (repo.path / "a.txt").chmod(0o755)
-    (repo.path / "link").unlink()
-    repo.write("link", "a file now\n")
-
-
-def check_same(repo: Repo, guest: Repo) -> None:
-    assert guest.status() == repo.status()
-    assert guest.git("diff", "--binary") == repo.git("diff", "--binary")
-    assert guest.git("diff", "--cached", "--binary") == repo.git("diff", "--cached", "--binary")
-    assert guest.git("fsck", "--strict", "--no-dangling") == ""
 
 
 def test_a_clean_repository(tmp_path: Path) -> None:
@@ -479,3 +442,57 @@ def test_a_large_file_is_never_in_memory(tmp_path: Path) -> None:
     assert seen > 200 << 20
     assert peak < 16 << 20
     assert stat.S_ISREG((repo.path / "large").stat().st_mode)
+
+
+def test_ctrl_c_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = rich(tmp_path)
+    source = examine(str(repo.path), account=repo.account())
+
+    def interrupted(_piece: bytes | memoryview) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), open_travel(source) as travel:
+        travel.write_tar(interrupted)
+    monkeypatch.setattr(gitscratch, "_pack", lambda *_: interrupted(b""))
+    with pytest.raises(KeyboardInterrupt), open_travel(source):
+        pytest.fail("it was opened")
+
+
+def test_what_a_killed_travel_left_is_removed_by_the_next(tmp_path: Path, temporary: Path) -> None:
+    repo = make(tmp_path)
+    source = examine(str(repo.path), account=repo.account())
+    with open_travel(source):
+        held = os.listdir(temporary)
+        (temporary / "banger-travel-dead").mkdir()
+        (temporary / "banger-travel-dead/file").write_text("x")
+        (temporary / "banger-travel-link").symlink_to(repo.path)
+        with open_travel(source):
+            assert not (temporary / "banger-travel-dead").exists()
+            assert set(held) < set(os.listdir(temporary))  # one that is at work stays
+    assert (repo.path / "a.txt").exists()
+    (temporary / "banger-travel-link").unlink()
+
+
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = make(tmp_path)
+    source = examine(str(repo.path), account=repo.account())
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "x")
+
+    monkeypatch.setattr(gitscratch, "write_small", full)
+    with pytest.raises(BangerError) as caught, open_travel(source):
+        pytest.fail("it was opened")
+    assert caught.value.code is ErrorCode.NO_SPACE
+    assert "TMPDIR" in str(caught.value.hint)
+
+
+def test_a_damaged_repository_is_said(tmp_path: Path) -> None:
+    repo = rich(tmp_path)
+    blob = repo.head("HEAD:bin/run")
+    lost = repo.path / ".git/objects" / blob[:2] / blob[2:]
+    lost.unlink()
+    source = examine(str(repo.path), account=repo.account())
+    with pytest.raises(BangerError, match="the repository cannot be read") as caught, open_travel(source):
+        pytest.fail("it was opened")
+    assert "fsck" in str(caught.value.hint)
