@@ -282,6 +282,8 @@ static enum answer ask_keeper(struct record *record, int sessions, const char *i
 	ssize_t got = -1;
 	if (keeper >= 0 && keeper_send(keeper, &message, 0, deadline))
 		got = keeper_receive(keeper, &message, deadline);
+	else if (keeper >= 0 && errno != EAGAIN)
+		got = 0; /* it went between the two */
 	if (keeper >= 0)
 		close(keeper);
 	if (got <= 0)
@@ -314,6 +316,8 @@ static void put_status(struct record *record, int folder, const struct frame *se
 	session_read(folder, "status", &status);
 	session_text(&status, SESSION_STATUS, word, sizeof word);
 	bool final = !strcmp(word, "exited") || !strcmp(word, "failed");
+	if (!word[0])
+		keeper_lives = false; /* a removal has come so far */
 	fields = fields_of(&status);
 	while (fields_next(&fields, &field) > 0) {
 		/* What a keeper last wrote while it lived is not true any more. */

@@ -388,6 +388,18 @@ def test_a_folder_removed_by_hand_leaves_no_keeper(sessions: Sessions) -> None:
     wait_gone(record.number(wire.SESSION_KEEPER_PID))
 
 
+def test_a_list_in_the_middle_of_a_removal(sessions: Sessions) -> None:
+    """Its keeper has not gone yet, its status has: still a record that says what it is."""
+    going = sessions.start("sleep", "60")
+    keeper = sessions.record(going).number(wire.SESSION_KEEPER_PID)
+    os.kill(keeper, signal.SIGSTOP)
+    try:
+        (sessions.folder / going / "status").unlink()
+        assert sessions.record(going).text(wire.SESSION_STATUS) == "failed"
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+
+
 def test_a_keeper_that_hangs_holds_up_no_list(sessions: Sessions) -> None:
     hanging, other = sessions.start("sleep", "60"), sessions.start("sleep", "60")
     keeper = sessions.record(hanging).number(wire.SESSION_KEEPER_PID)
