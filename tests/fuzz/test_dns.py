@@ -27,6 +27,7 @@ from banger.network.dnspacket import (
 from banger.network.dnsserver import DNSServer
 from banger.network.dnszone import NamedGuest, Verdict, Zone
 from tests.fuzz.test_host_side import EXAMPLES
+from tests.unit.network.dnsasks import free_port
 
 GUEST = NamedGuest("calm-otter", "10.9.0.2", nat=True)
 
@@ -147,7 +148,7 @@ def test_resolv_conf(text: str) -> None:
 async def test_a_server_that_heard_it_all_goes_on(anyio_backend: str) -> None:
     """Every seed with each of its bytes changed to four others, as fast as one socket takes them."""
     server = DNSServer(zone())
-    await server.open("127.0.0.1", 0)
+    await server.open("127.0.0.1", free_port())
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
             asker.bind(("127.0.0.1", 0))

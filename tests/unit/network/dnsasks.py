@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,23 @@ def question(name: str, kind: str = "A", *, payload: int = 0, number: int = 4711
     if payload:
         asked.add_ar(EDNS0(udp_len=payload))
     return bytes(asked.pack())
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    """A number that nobody has, neither by UDP nor by TCP: of each alone the kernel would choose one."""
+    for _ in range(100):
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM) as stream,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+        ):
+            stream.bind((address, 0))
+            port: int = stream.getsockname()[1]
+            try:
+                datagrams.bind((address, port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no port is free by UDP and by TCP")
 
 
 class Asker(asyncio.DatagramProtocol):
@@ -79,7 +97,8 @@ class Upstream(asyncio.DatagramProtocol):
     @classmethod
     async def start(cls, address: str = "127.0.0.1", port: int = 0) -> Upstream:
         loop = asyncio.get_running_loop()
-        transport, made = await loop.create_datagram_endpoint(cls, local_addr=(address, port))
+        local = (address, port or free_port(address))
+        transport, made = await loop.create_datagram_endpoint(cls, local_addr=local)
         made._transport = transport
         made.port = transport.get_extra_info("sockname")[1]
         made._server = await asyncio.start_server(made._connected, address, made.port)

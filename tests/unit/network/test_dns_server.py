@@ -18,7 +18,7 @@ from banger.network.dnslimit import Places
 from banger.network.dnsserver import ANSWERS_A_TURN, DNSServer, Limits
 from banger.network.dnszone import NamedGuest, Zone
 from banger.network.names import Names
-from tests.unit.network.dnsasks import Asker, Upstream, ask_by_tcp, closing, question
+from tests.unit.network.dnsasks import Asker, Upstream, ask_by_tcp, closing, free_port, question
 
 pytestmark = pytest.mark.anyio
 
@@ -47,7 +47,7 @@ async def upstream() -> AsyncIterator[Upstream]:
 async def server(upstream: Upstream) -> AsyncIterator[DNSServer]:
     forwarder = Forwarder(lambda: ("127.0.0.1",), port=upstream.port, try_s=0.3)
     made = DNSServer(zone(), forwarder, for_guests=True, limits=LIMITS)
-    await made.open(HOST, 0)
+    await made.open(HOST, free_port())
     yield made
     await made.close()
     await made.close()
@@ -211,7 +211,7 @@ async def test_closing_ends_what_is_under_way(upstream: Upstream) -> None:
     upstream.silent = True
     forwarder = Forwarder(lambda: ("127.0.0.1",), port=upstream.port)
     server = DNSServer(zone(), forwarder, for_guests=True)
-    await server.open(HOST, 0)
+    await server.open(HOST, free_port())
     port = server.port()
     with closing(guest := await asker(server, GUEST)):
         guest.send(question("www.example.org"))
