@@ -9,7 +9,7 @@ import click
 
 from banger.cli.boot import Interrupted, boot, interruptible, uninterrupted
 from banger.cli.escape import safe
-from banger.cli.options import DISK, NAME, complete_pullable, json_option, quiet_option
+from banger.cli.options import DISK, NAME, complete_any_kernel, complete_pullable, json_option, quiet_option
 from banger.cli.progress import Progress
 from banger.cli.render import out, print_json
 from banger.client.client import Client
@@ -34,7 +34,13 @@ from banger.errors import BangerError, ErrorCode
 )
 @click.option("--name", type=NAME, help="Its name here; made from the reference when left out.")
 @click.option("--size", type=DISK, help="Of its root file system; its content's and half again, at least 1G.")
-@click.option("--kernel", default="", metavar="KERNEL", help="What it boots; the default one when left out.")
+@click.option(
+    "--kernel",
+    default="",
+    metavar="KERNEL",
+    shell_complete=complete_any_kernel,
+    help="What it boots; the default one when left out.",
+)
 @click.option(
     "--file",
     "file",

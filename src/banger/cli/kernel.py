@@ -8,7 +8,13 @@ from typing import Any
 import click
 
 from banger.cli.lazy import LazyGroup
-from banger.cli.options import NAME, json_option, quiet_option
+from banger.cli.options import (
+    NAME,
+    complete_kernel,
+    complete_pullable_kernel,
+    json_option,
+    quiet_option,
+)
 from banger.cli.progress import Progress
 from banger.cli.render import age, out, print_fields, print_json, print_table
 from banger.cli.vm_life import complain
@@ -71,7 +77,7 @@ def _print_catalog(client: Client, as_json: bool) -> None:
 
 
 @click.command("show", help="All about one kernel.")
-@click.argument("name", metavar="KERNEL")
+@click.argument("name", metavar="KERNEL", shell_complete=complete_kernel)
 @json_option
 def show(name: str, as_json: bool) -> None:
     with Client() as client:
@@ -91,7 +97,7 @@ def show(name: str, as_json: bool) -> None:
     banger image pull debian-bookworm --name new --kernel debian-trixie
     """,
 )
-@click.argument("name", metavar="KERNEL")
+@click.argument("name", metavar="KERNEL", shell_complete=complete_pullable_kernel)
 @json_option
 @quiet_option
 def pull(name: str, as_json: bool) -> None:
@@ -132,7 +138,7 @@ def _finish(operation: Operation, as_json: bool) -> None:
 
 
 @click.command("rm", help="Remove kernels. Those that images were made with are kept, and the images named.")
-@click.argument("names", metavar="KERNEL...", nargs=-1, required=True)
+@click.argument("names", metavar="KERNEL...", nargs=-1, required=True, shell_complete=complete_kernel)
 def remove(names: tuple[str, ...]) -> int:
     failed = 0
     with Client() as client:

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 GUEST_COMMAND = "banger.guest_command"
 """ctx.meta: the words after `--` (a list), or absent when there was no `--`."""
@@ -60,6 +61,12 @@ class LazyGroup(click.Group):
             meant = f", did you mean {near[0]!r}?" if near else f"; `{ctx.command_path} --help` lists them"
             raise click.UsageError(f"no such command: {args[0]!a}{meant}", ctx)
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """From the table, as help is: a TAB imports no command that it does not need."""
+        names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        items = [CompletionItem(name, help=self._lazy[name][1]) for name in names]
+        return [*items, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, self._lazy[name][1]) for name in self.list_commands(ctx)]

@@ -87,6 +87,10 @@ def leave(status: int) -> NoReturn:
 def run(argv: list[str]) -> int:
     """One command, to its exit status. Prints `banger: <what failed>` and a hint."""
     try:
+        if "_BANGER_COMPLETE" in os.environ:
+            from banger.cli.completion import register
+
+            register()
         status = banger.main(argv, prog_name="banger", standalone_mode=False)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0

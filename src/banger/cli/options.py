@@ -16,6 +16,7 @@ from banger.model.sizes import check_vcpu_count, parse_disk_size, parse_memory_m
 
 F = TypeVar("F", bound=Callable[..., Any])
 ENV_FILE_LIMIT = 1 << 20
+SIGNALS = ("TERM", "KILL", "INT", "HUP", "QUIT", "USR1", "USR2", "ABRT")
 
 
 class BadValue(click.BadParameter):
@@ -119,6 +120,43 @@ def complete_any_image(_ctx: click.Context, _param: click.Parameter, incomplete:
     return _names(listing, incomplete)
 
 
+def complete_kernel(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return _names(lambda client: client.list_kernels(), incomplete)
+
+
+def complete_pullable_kernel(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """What the kernels' catalog has."""
+    return _names(lambda client: client.kernel_catalog(), incomplete)
+
+
+def complete_any_kernel(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The kernels that are here, and what the catalog has beside them."""
+
+    def listing(client: Any) -> list[dict[str, str]]:
+        names = {one["name"] for one in [*client.list_kernels(), *client.kernel_catalog()]}
+        return [{"name": name} for name in sorted(names)]
+
+    return _names(listing, incomplete)
+
+
+def complete_words(*words: str, paths: bool = False) -> Callable[..., list[CompletionItem]]:
+    """Some words that are usual there; with paths, the host's files too."""
+
+    def complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        items = [CompletionItem(word) for word in words if word.startswith(incomplete)]
+        return [*items, CompletionItem(incomplete, type="file")] if paths else items
+
+    return complete
+
+
+def complete_folder(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(incomplete, type="dir")]
+
+
 vm_argument = click.argument("vm", metavar="VM", shell_complete=complete_vm)
 vms_argument = click.argument("vms", metavar="VM...", nargs=-1, required=True, shell_complete=complete_vm)
 
@@ -148,6 +186,7 @@ def sizing_options(command: F) -> F:
                 "--init",
                 default="",
                 metavar="auto|agent|PATH",
+                shell_complete=complete_words("auto", "agent"),
                 help="The guest's init: the image's own if it has one (auto), banger's agent, or a path.",
             ),
         )

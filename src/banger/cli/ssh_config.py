@@ -28,7 +28,9 @@ from banger.config.paths import resolve_paths
 )
 @click.option("--install", is_flag=True, help="Put the Include into ~/.ssh/config.")
 @click.option("--uninstall", is_flag=True, help="Take it out again.")
-@click.option("--file", "file", metavar="FILE", help="Another configuration than ~/.ssh/config.")
+@click.option(
+    "--file", "file", type=click.Path(dir_okay=False), help="Another configuration than ~/.ssh/config."
+)
 @json_option
 def ssh_config(install: bool, uninstall: bool, file: str | None, as_json: bool) -> None:
     from banger.cli.escape import safe

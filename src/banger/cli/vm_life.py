@@ -13,7 +13,16 @@ import click
 
 from banger.cli.escape import safe
 from banger.cli.main import say
-from banger.cli.options import DISK, MEMORY, VCPU, json_option, quiet_option, vms_argument
+from banger.cli.options import (
+    DISK,
+    MEMORY,
+    SIGNALS,
+    VCPU,
+    complete_words,
+    json_option,
+    quiet_option,
+    vms_argument,
+)
 from banger.cli.progress import Progress
 from banger.cli.render import out, print_json
 from banger.client.client import Client, Operation
@@ -89,7 +98,13 @@ def restart(vms: tuple[str, ...], as_json: bool) -> int:
 
 @click.command("kill", help="Signal the VMs' monitors, and tear down.")
 @vms_argument
-@click.option("-s", "--signal", default="TERM", help="TERM KILL INT HUP QUIT USR1 USR2 or ABRT.")
+@click.option(
+    "-s",
+    "--signal",
+    default="TERM",
+    shell_complete=complete_words(*SIGNALS),
+    help=f"{' '.join(SIGNALS[:-1])} or {SIGNALS[-1]}.",
+)
 @json_option
 @quiet_option
 def kill(vms: tuple[str, ...], signal: str, as_json: bool) -> int:

@@ -15,6 +15,7 @@ from banger.cli.image_pull import boot_pulled
 from banger.cli.lazy import GuestCommand, guest_command
 from banger.cli.options import (
     MODES,
+    complete_folder,
     create_fields,
     environment_options,
     json_option,
@@ -80,7 +81,7 @@ def create(published: tuple[PortSpec, ...], no_start: bool, as_json: bool, **siz
     banger vm run --image IMG --entrypoint     what the image is made to run; words after -- are for it
     """,
 )
-@click.argument("path", metavar="[PATH]", required=False, default=None, type=click.Path())
+@click.argument("path", metavar="[PATH]", required=False, default=None, shell_complete=complete_folder)
 @travel_options
 @sizing_options
 @publish_option

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from banger.cli.options import json_option
+from banger.cli.options import SIGNALS, complete_words, json_option
 from banger.cli.render import out, print_json
 from banger.cli.vm_life import complain
 from banger.cli.vm_session import sessions_argument, vm_of_session
@@ -88,7 +88,14 @@ def _all(vm: str, ids: list[str], work: Work) -> list[tuple[str, shapes.Session 
 @click.command("signal", help="Send a signal to sessions' commands, and all that they started.")
 @vm_of_session
 @sessions_argument
-@click.option("-s", "--signal", default="TERM", show_default=True, help="A name, or a number from 1 to 64.")
+@click.option(
+    "-s",
+    "--signal",
+    default="TERM",
+    show_default=True,
+    shell_complete=complete_words(*SIGNALS, "STOP", "CONT"),
+    help="A name, or a number from 1 to 64.",
+)
 @json_option
 def signal(vm: str, references: tuple[str, ...], signal: str, as_json: bool) -> int:
     signal_number(signal)

@@ -14,7 +14,7 @@ import click
 from banger.cli.boot import Interrupted, interruptible
 from banger.cli.bringing import Wanted, bring_in, look_at, made_ready, show_plan
 from banger.cli.escape import safe
-from banger.cli.options import MODES, complete_vm, json_option, quiet_option, travel_options
+from banger.cli.options import MODES, complete_folder, complete_vm, json_option, quiet_option, travel_options
 from banger.cli.progress import Progress
 from banger.cli.render import out, print_json
 from banger.client.client import Client
@@ -42,7 +42,7 @@ GUEST_PATH = "/root/repo"
     """,
 )
 @click.argument("vm", metavar="VM", shell_complete=complete_vm)
-@click.argument("path", metavar="[PATH]", default=".", type=click.Path())
+@click.argument("path", metavar="[PATH]", default=".", shell_complete=complete_folder)
 @travel_options
 @click.option(
     "--replace", is_flag=True, help="Where there is one already: keep the work in it, and take its place."
@@ -110,9 +110,14 @@ def put_in(
 def keep(client: Client, reference: str, progress: Progress) -> dict[str, Any]:
     """The work in the guest into the daemon's store; what there is of it. WORK_NOT_KEPT."""
     work = client.keep_work(reference).wait(progress)
-    if work.get("changed"):
+    if has_work(work):
         progress.line(f"work of {work['vm_name']} is kept: banger workspace pull {work['vm_name']}")
     return work
+
+
+def has_work(work: dict[str, Any]) -> bool:
+    """Whether there is anything in the guest now that was not brought; what was kept before is safe."""
+    return any(not str(ref.get("name", "")).startswith("old/") for ref in work.get("refs", ()))
 
 
 def prepare_again(client: Client, reference: str) -> None:
@@ -145,7 +150,7 @@ def prepare_again(client: Client, reference: str) -> None:
             hint=f"{again} --branch {safe(str(before.get('branch_name', '')))} --from REF",
         )
     with Progress() as progress:
-        if client.keep_work(reference).wait(progress).get("changed"):
+        if has_work(client.keep_work(reference).wait(progress)):
             raise BangerError(
                 ErrorCode.WRONG_STATE,
                 f"{safe(root)} has moved on, and there is work in {name} that would be replaced",

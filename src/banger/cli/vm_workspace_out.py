@@ -134,7 +134,14 @@ def branch_of(work: shapes.Work) -> str:
 )
 @work_argument
 @click.option("--base-commit", default="", metavar="COMMIT", help="Where the patch begins.")
-@click.option("-o", "--output", default="", metavar="FILE", help="Instead of standard output.")
+@click.option(
+    "-o",
+    "--output",
+    default="",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="Instead of standard output.",
+)
 @ignored_option
 @no_keep_option
 @quiet_option
@@ -168,7 +175,7 @@ def _full_commit(work: shapes.Work, text: str) -> str:
         return ""
     if _HEX.fullmatch(text) and len(text) in (40, 64):
         return text
-    from banger.local.gitpull import resolve_commit
+    from banger.local.gitplaces import resolve_commit
 
     found = resolve_commit(work["workspace"].get("repo_root", ""), text)
     if not found:

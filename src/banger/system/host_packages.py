@@ -251,6 +251,38 @@ HOST_PACKAGES: tuple[HostPackage, ...] = (
         arch="dbus",
     ),
     HostPackage(
+        "bash-completion",
+        "TAB as bash has it with that package",
+        use=TEST,
+        files=(("/usr/share/bash-completion/bash_completion",),),
+    ),
+    HostPackage(
+        "zsh",
+        "TAB in a real zsh",
+        use=TEST,
+        programs=("zsh",),
+    ),
+    HostPackage(
+        "fish",
+        "TAB in a real fish",
+        use=TEST,
+        programs=("fish",),
+    ),
+    HostPackage(
+        "man-db",
+        "renders the manual pages",
+        use=TEST,
+        programs=("man",),
+    ),
+    HostPackage(
+        "groff-base",
+        "what man renders pages with",
+        use=TEST,
+        programs=("groff",),
+        fedora="groff-base",
+        arch="groff",
+    ),
+    HostPackage(
         "curl",
         "tests that published ports lead into guests",
         use=TEST,
