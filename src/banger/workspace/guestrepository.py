@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import BinaryIO
 
@@ -31,6 +31,8 @@ from banger.workspace.repository import (
     configured,
 )
 
+SCRATCH_ROOTS = ("/run", "/tmp")
+GIT = "git"
 _CLEAN_TIMEOUT_S = 10.0
 _WRITE_AT = 1 << 20
 
@@ -43,11 +45,11 @@ class GuestRepository:
     how = "guest-git"
     notes: tuple[str, ...] = ()
 
-    def __init__(self, vm_dir: str, path: str, *, scratch_root: str = "/run") -> None:
+    def __init__(self, vm_dir: str, path: str, *, scratch_roots: Sequence[str] = SCRATCH_ROOTS) -> None:
         self._client = AgentClient(vm_dir)
         self._vm_dir = vm_dir
         self._path = path
-        self._scratch_root = scratch_root
+        self._scratch_roots = scratch_roots
         self._scratch: str | None = None
         self._filters: tuple[str, ...] | None = None
 
@@ -87,12 +89,14 @@ class GuestRepository:
         return GitResult(status, b"", stderr)
 
     async def scratch(self) -> str:
+        for root in self._scratch_roots if self._scratch is None else ():
+            folder = f"{root}/banger-keep-{secrets.token_hex(8)}"
+            status, said = await self._run(["mkdir", "-m", "700", "--", folder])
+            if not status:
+                self._scratch = folder
+                break
         if self._scratch is None:
-            folder = f"{self._scratch_root}/banger-keep-{secrets.token_hex(8)}"
-            status, stderr = await self._run(["mkdir", "-m", "700", "--", folder])
-            if status:
-                raise GitFailed("mkdir", f"of a temporary folder failed in the guest: {stderr[:200]!a}")
-            self._scratch = folder
+            raise GitFailed("mkdir", f"of a temporary folder failed in the guest: {said[:200]!a}")
         return self._scratch
 
     async def copy_index(self, target: str) -> bool:
@@ -113,7 +117,7 @@ class GuestRepository:
 
     async def sub(self, path: bytes) -> GuestRepository | None:
         inner = GuestRepository(
-            self._vm_dir, f"{self._path}/{os.fsdecode(path)}", scratch_root=self._scratch_root
+            self._vm_dir, f"{self._path}/{os.fsdecode(path)}", scratch_roots=self._scratch_roots
         )
         if b"\0" in path or b".." in path.split(b"/"):
             return None
@@ -141,7 +145,7 @@ class GuestRepository:
         if self._filters is None:
             self._filters = ()  # while they are being asked for
             self._filters = await self._unfiltered()
-        words = ["git", f"--git-dir={self._path}/.git", f"--work-tree={self._path}"]
+        words = [GIT, f"--git-dir={self._path}/.git", f"--work-tree={self._path}"]
         words += configured((*COMMON_CONFIG, *self._filters))
         return await self._run(
             [*words, *argv], cwd=self._path, stdin=stdin, env={**COMMON_ENV, **(env or {})}, take=take
@@ -174,9 +178,9 @@ class GuestRepository:
                 async with stream:
                     return await _follow(stream, stdin, take)
         except AgentRefused as error:
-            if error.agent_code == "not_found" and argv[0] == "git":
+            if error.agent_code == "not_found" and argv[0] == GIT:
                 raise GitMissing from error
-            if argv[0] == "git" and cwd != "/":
+            if argv[0] == GIT and cwd != "/":
                 raise NoRepository(f"its folder cannot be entered ({error.brief})") from error
             raise
         except TimeoutError as error:

@@ -28,7 +28,7 @@ INCOMING = "incoming-"
 _ANY_KIND = re.compile(r"(?:^|/)(?:tags|notes|other)/")
 """Refs that may name a tag, a tree or a file as well as a commit."""
 
-_TOLERATED = (
+TOLERATED = (
     "zeroPaddedFilemode", "badFilemode", "badTimezone", "zeroPaddedDate", "missingSpaceBeforeDate",
     "missingSpaceBeforeEmail", "missingNameBeforeEmail", "badEmail", "missingEmail", "missingTaggerEntry",
     "badTagName", "nulInCommit", "multipleAuthors",
@@ -110,7 +110,7 @@ class Incoming:
     async def _index(self, pack: str, cut: set[str]) -> None:
         before = self.shallow
         self.shallow = before | cut  # while links are checked: these commits may lack their parents
-        strict = ",".join(f"{name}=ignore" for name in _TOLERATED)
+        strict = ",".join(f"{name}=ignore" for name in TOLERATED)
         try:
             with open(pack, "rb") as file:
                 indexed = await self._store.git_from(

@@ -139,9 +139,7 @@ class WorkspaceService:
             before = await in_thread(partial(read_work, self._folder(record.id)))
             if before and before.disk == _stamp(disk) and (before.ignored or not ignored):
                 return before.work
-            progress(
-                ProgressEvent(step="keep_work", message=f"reading {record.name}'s work off its disk")
-            )
+            progress(ProgressEvent(step="keep_work", message=f"reading {record.name}'s work off its disk"))
             inner = workspace.guest_path.removeprefix(_HOME).strip("/")
             stage = partial(self._stage_disk, disk, inner)
             return await self._by_files(record, workspace, stage, ignored=ignored, disk=disk)

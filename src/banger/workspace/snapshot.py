@@ -115,10 +115,12 @@ class _Taking:
         tips, notes = await _ref_tips(repository, brought)
         if head and head not in brought.commits():
             tips["HEAD"] = head
+        on_host = await _on_host(repository, brought, remotes=bool(prefix))
+        if prefix:
+            tips = await _new_only(repository, tips, on_host)
         files = await snapshot_files(repository, head, ignored=self._ignored)
         notes += [*repository.notes, *files.notes]
         await self._own_commits(repository, brought, head=head, files=files, tips=tips)
-        on_host = await _on_host(repository, brought, remotes=bool(prefix))
         await _reflog_tips(repository, tips, on_host)
         self.snapshot.parts[at] = Part(
             prefix,
@@ -259,6 +261,17 @@ async def _on_host(repository: Repository, brought: Brought, *, remotes: bool) -
         ids |= {word for word in text_of(listed.stdout).split() if is_object_id(word)}
     there = await existing(repository, ids)
     return {commit for commit, (_, kind) in there.items() if kind in ("commit", "tag")}
+
+
+async def _new_only(repository: Repository, tips: Mapping[str, str], on_host: set[str]) -> dict[str, str]:
+    """Of a repository inside nobody said what it was brought with: refs count that have new commits."""
+    peeled = await existing(repository, [f"{commit}^{{commit}}" for commit in tips.values()])
+    new = await unreached(repository, [commit for commit, _ in peeled.values()], without=on_host)
+    return {
+        name: commit
+        for name, commit in tips.items()
+        if peeled.get(f"{commit}^{{commit}}", ("", ""))[0] in new or f"{commit}^{{commit}}" not in peeled
+    }
 
 
 async def _reflog_tips(repository: Repository, tips: dict[str, str], on_host: set[str]) -> None:
