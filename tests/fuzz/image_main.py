@@ -61,7 +61,7 @@ def main() -> None:
     atheris: Any = importlib.import_module("atheris")
     sys.dont_write_bytecode = True
     logging.disable()
-    with atheris.instrument_imports(include=["banger.image"]):
+    with atheris.instrument_imports(include=["banger.image", "banger.system.tarheaders", "banger.workspace"]):
         targets = importlib.import_module("tests.fuzz.image_targets")
     forbid(os.path.realpath("."))
     atheris.Setup(sys.argv, targets.target(os.environ["BANGER_FUZZ"]))

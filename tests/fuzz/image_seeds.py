@@ -343,6 +343,7 @@ _MAKERS: dict[str, Callable[[], list[bytes]]] = {
     "layers": _layers,
     "tree": _trees,
     "root": lambda: list(_tars()),
+    "stage": lambda: list(_tars()),
     "compress": _packed,
     "archive": _archives,
     "deb": _debs,

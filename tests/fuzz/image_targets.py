@@ -17,6 +17,7 @@ import stat
 import struct
 import sys
 import tarfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,8 @@ from banger.image.oci import auth, config, endpoint, manifest, reference, tarind
 from banger.image.oci.blobs import BlobCache
 from banger.system import tarheaders
 from banger.system.tarheaders import BadTar, Header
+from banger.workspace.errors import WorkNotKept
+from banger.workspace.stage import _unpack
 
 UNSAFE = "".join(map(chr, (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 MAX_BRIEF = 2000
@@ -386,6 +389,24 @@ def fuzz_root(data: bytes) -> None:
                 for info in made:
                     assert info.name == "." or info.name.startswith("./")
                     assert ".." not in info.name.split("/")
+
+
+def fuzz_stage(data: bytes) -> None:
+    """The tar of a guest's folder, laid out on the host: only what may be there, and nowhere else."""
+    data = with_right_sums(data)
+    with a_folder("stage") as folder, in_memory(data) as descriptor:
+        said: tuple[str, ...] = ()
+        try:
+            _, said = _unpack(descriptor, str(folder), most_bytes=1 << 20, stop=threading.Event())
+        except WorkNotKept as error:
+            said = (error.brief,)
+        assert not any(letter in UNSAFE for text in said for letter in text)
+        assert set(os.listdir(folder)) <= {"tree"}
+        for where, folders, files in os.walk(folder):
+            for name in (*folders, *files):
+                mode = os.lstat(os.path.join(where, name)).st_mode
+                assert stat.S_ISDIR(mode) or stat.S_ISREG(mode) or stat.S_ISLNK(mode)
+                assert stat.S_ISLNK(mode) or not mode & 0o7022
 
 
 def fuzz_compress(data: bytes) -> None:

@@ -22,6 +22,7 @@ from banger.image.errors import ImageError
 from banger.image.ext4tree import Ext4
 from banger.image.layertree import Folder, walk
 from banger.image.treetar import write_tree
+from banger.model.notes import Notes
 
 BIG = b"".join(struct.pack("<I", number) for number in range(300_000))
 TARGET = "../" + "long/" * 30 + "end"
@@ -89,10 +90,10 @@ def read(path: Path, name: bytes = b"root") -> dict[str, tuple[tarfile.TarInfo, 
     return found
 
 
-def tried(path: Path) -> Folder | None:
+def tried(path: Path, *, notes: Notes | None = None) -> Folder | None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        return Ext4(descriptor).folder(b"root")
+        return Ext4(descriptor, notes=notes).folder(b"root")
     finally:
         os.close(descriptor)
 
@@ -190,6 +191,46 @@ def test_a_hostile_one_is_refused(tree: Path, tmp_path: Path, harm: Callable[[Pa
     assert caught.value.code is ErrorCode.IMAGE_INVALID
 
 
+@pytest.mark.parametrize(
+    ("harm", "gone"),
+    [
+        ("feature needs_recovery", set()),
+        ("link /root /root/many/loop", set()),
+        ("sif /root/big size 0x7fffffffff", {"./big"}),
+        ("sif /root/big block[5] 0x7fffffff", {"./big"}),
+        ("sif /root/long size 5000000", {"./long"}),
+        ("sif /root/.ssh block[0] 7", {"./.ssh/config"}),
+        ("sif /root/tool mode 0", {"./tool"}),
+    ],
+)
+def test_the_rest_of_a_damaged_one(tree: Path, tmp_path: Path, harm: str, gone: set[str]) -> None:
+    path = make(tmp_path / "fs", tree, "-t", "ext4", "-O", "^metadata_csum")
+    before = set(read(path))
+    debugfs(path, harm)
+    notes, out = Notes(), io.BytesIO()
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        folder = Ext4(descriptor, notes=notes).folder(b"root")
+        assert folder is not None
+        write_tree(folder, out)
+    finally:
+        os.close(descriptor)
+    out.seek(0)
+    with tarfile.open(fileobj=out) as archive:
+        assert before - {info.name for info in archive} == gone
+    pipe = "A pipe, socket or device is left out: 'root/pipe'."
+    damaged = [note for note in notes.lines() if note != pipe]
+    assert len(damaged) == (0 if "recovery" in harm else 1)
+
+
+def test_a_folder_further_down(tree: Path, tmp_path: Path) -> None:
+    path = make(tmp_path / "fs", tree, "-t", "ext4")
+    assert set(read(path, b"root/.ssh")) == {".", "./config"}
+    with path.open("rb") as file:
+        for name in (b"root/short", b"root/tool", b"root/tool/x", b"root/../root", b"", b"root/"):
+            assert Ext4(file.fileno()).folder(name) is None
+
+
 def test_counts_are_bounded(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make(tmp_path / "fs", tree, "-t", "ext4")
     monkeypatch.setattr(ext4tree, "MAX_ENTRIES", 300)
@@ -219,10 +260,11 @@ def small(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @settings(max_examples=150)
-@given(st.integers(0, 1 << 32), st.integers(1, 12))
+@given(st.integers(0, 1 << 32), st.integers(1, 12), st.booleans())
 def test_harm_is_an_error_or_nothing(
-    small: bytes, tmp_path_factory: pytest.TempPathFactory, seed: int, count: int
+    small: bytes, tmp_path_factory: pytest.TempPathFactory, seed: int, count: int, tolerant: bool
 ) -> None:
+    """Or, where the rest is wanted, a note."""
     draw = random.Random(seed)
     data = bytearray(small)
     used = [at for at, byte in enumerate(data) if byte]
@@ -232,10 +274,12 @@ def test_harm_is_an_error_or_nothing(
         )
     path = tmp_path_factory.getbasetemp() / "harmed"
     path.write_bytes(data)
+    notes = Notes() if tolerant else None
     try:
-        folder = tried(path)
+        folder = tried(path, notes=notes)
     except ImageError:
         return
+    assert all(line.isprintable() for line in (notes.lines() if notes else ()))
     for name, inode in walk(folder) if folder else ():
         assert b".." not in name.split(b"/")
         for _, length, position in inode.pieces or ():
