@@ -10,6 +10,10 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from banger.client.aio import AsyncClient
+    from banger.client.aioprocess import AsyncProcess, AsyncSessionStream, AsyncStream
+    from banger.client.aiosession import AsyncSession
+    from banger.client.aiovm import AsyncVM
     from banger.client.copy import Copied
     from banger.client.guest import CommandNotStarted
     from banger.client.process import Process, SessionStream, Stream
@@ -28,6 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "VM",
+    "AsyncClient",
+    "AsyncProcess",
+    "AsyncSession",
+    "AsyncSessionStream",
+    "AsyncStream",
+    "AsyncVM",
     "BangerError",
     "Client",
     "CommandFailed",
@@ -47,6 +57,12 @@ __all__ = [
 
 _MODULES = {
     "VM": "client.vm",
+    "AsyncClient": "client.aio",
+    "AsyncProcess": "client.aioprocess",
+    "AsyncSession": "client.aiosession",
+    "AsyncSessionStream": "client.aioprocess",
+    "AsyncStream": "client.aioprocess",
+    "AsyncVM": "client.aiovm",
     "BangerError": "errors",
     "Client": "client.sdk",
     "CommandFailed": "client.values",

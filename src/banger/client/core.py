@@ -117,10 +117,10 @@ class Core:
         if operation.vm_id:
             self.delete(operation.vm_id)
 
-    def delete(self, vm_id: str, progress: OnProgress | None = None) -> None:
+    def delete(self, vm_id: str, progress: OnProgress | None = None, *, discard_work: bool = False) -> None:
         """One that is gone already is what we wanted."""
         try:
-            self.operate(lambda client: client.delete_vm(vm_id), progress)
+            self.operate(lambda client: client.delete_vm(vm_id, discard_work=discard_work), progress)
         except BangerError as error:
             if error.code is not ErrorCode.NOT_FOUND:
                 raise

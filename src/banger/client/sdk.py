@@ -7,7 +7,7 @@ a forked child. Every call may raise BangerError. Standard library only. docs/py
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from banger.client.core import Core, Fields, new_vm_fields, spec_fields
@@ -136,6 +136,16 @@ class Client:
         """Every VM, oldest first."""
         with self._core.calls.client() as client:
             return [VM(self._core, record) for record in client.list_vms()]
+
+    def list_work(self) -> List[shapes.Work]:
+        """What is kept of workspaces, of VMs that are there and of those that are gone."""
+        with self._core.calls.client() as client:
+            return client.list_work()
+
+    def work_patch(self, reference: str, *, base: str = "") -> Iterator[bytes]:
+        """VM.patch, also of a VM that is gone. reference: its id, name or unique id prefix."""
+        with self._core.calls.client() as client:
+            yield from client.work_patch(reference, base=base)
 
     # images and kernels
 

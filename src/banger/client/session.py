@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from banger.client.agentconnection import connect_agent
+from banger.client.agentconnection import AgentConnection, connect_agent
 from banger.client.core import Core
 from banger.client.dialogue import AttachDialogue, LogsDialogue, SendDialogue
 from banger.client.process import SessionStream, Stream
@@ -98,8 +98,7 @@ class Session:
         nobody attached has seen yet, all of the logs, or none of them.
         """
         dialogue = AttachDialogue(self.id, write=write, replay=replay, size=size)
-        with self._core.calls.client() as client:
-            stream = SessionStream(connect_agent(client, self._vm, purpose=PURPOSE), dialogue)
+        stream = SessionStream(self._reach(), dialogue)
         try:
             stream.wait_started()
         except BaseException:
@@ -110,9 +109,7 @@ class Session:
     def send(self, data: bytes | str = b"", *, end: bool = False) -> None:
         """To its stdin, all of it before this returns; end: its stdin ends there."""
         dialogue = SendDialogue(self.id, end=end)
-        with self._core.calls.client() as client:
-            connection = connect_agent(client, self._vm, purpose=PURPOSE)
-        with Stream(connection, dialogue) as stream:
+        with Stream(self._reach(), dialogue) as stream:
             stream.write(data)
             stream.close_stdin()
             stream.read()
@@ -138,6 +135,8 @@ class Session:
         return self._record["vm_id"]
 
     def _logs(self, *, follow: bool, tail: int | None) -> Stream:
-        dialogue = LogsDialogue(self.id, follow=follow, tail=tail)
+        return Stream(self._reach(), LogsDialogue(self.id, follow=follow, tail=tail))
+
+    def _reach(self) -> AgentConnection:
         with self._core.calls.client() as client:
-            return Stream(connect_agent(client, self._vm, purpose=PURPOSE), dialogue)
+            return connect_agent(client, self._vm, purpose=PURPOSE)

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
-from banger.client.agentconnection import connect_agent
+from banger.client.agentconnection import AgentConnection, connect_agent
 from banger.client.calls import CallClient
 from banger.client.client import Operation
 from banger.client.core import Core, port_body, spec_fields, words
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from banger.client.copy import Copied
 
 Argv = Sequence["str | os.PathLike[str]"]
+Command = Callable[["shapes.Workspace | None"], CommandDialogue]
 SIZE = (24, 80)
 MAX_FILE_BYTES = 64 << 20
 
@@ -55,8 +56,7 @@ class VM:
         return self
 
     def __exit__(self, _kind: object, failure: BaseException | None, _trace: object) -> None:
-        # in a forked child this VM is its parent's
-        if not self._remove or not self._core.calls.is_ours:
+        if not self.ends_with_its_block:
             return
         try:
             self.delete()
@@ -66,6 +66,11 @@ class VM:
             failure.add_note(f"banger: {self.name} could not be deleted: {error}")
 
     # what it is
+
+    @property
+    def ends_with_its_block(self) -> bool:
+        """Made by run(), and by this process: in a forked child it is its parent's."""
+        return self._remove and self._core.calls.is_ours
 
     @property
     def info(self) -> shapes.VM:
@@ -128,9 +133,13 @@ class VM:
         """Signal the machine itself, as pulling its plug: TERM KILL INT HUP QUIT USR1 USR2 or ABRT."""
         return self._change(lambda client: client.kill_vm(self.id, signal=signal), progress)
 
-    def delete(self, *, progress: OnProgress | None = None) -> None:
-        """End it and remove all of it. One that is gone already is no error."""
-        self._core.delete(self.id, progress)
+    def delete(self, *, discard_work: bool = False, progress: OnProgress | None = None) -> None:
+        """End it and remove all of it. One that is gone already is no error.
+
+        Work in its workspace is kept first (see work()), or this fails with WORK_NOT_KEPT and the VM stays;
+        discard_work: it is not, nor what was kept before.
+        """
+        self._core.delete(self.id, progress, discard_work=discard_work)
 
     def set(
         self,
@@ -237,9 +246,9 @@ class VM:
         is none. CommandNotStarted when there is no such program, whatever check says. Its output is held in
         memory: OutputTooLong, and it is killed, past max_output_bytes.
         """
-        dialogue = self._command(argv, cwd, env, user, stdin=input is not None)
+        command = self._command(argv, cwd, env, user, stdin=input is not None)
         try:
-            with self._open(dialogue) as process:
+            with self._open(command) as process:
                 result = process.communicate(input, timeout, max_output_bytes=max_output_bytes)
         except CommandTimeout as late:
             if not text:
@@ -263,7 +272,8 @@ class VM:
         stdin: it gets what write() is given; else nothing. terminal: with one of `size` rows and columns, so
         that stderr comes with stdout.
         """
-        return self._open(self._command(argv, cwd, env, user, stdin=stdin, terminal=terminal, size=size))
+        command = self._command(argv, cwd, env, user, stdin=stdin, terminal=terminal, size=size)
+        return self._open(command)
 
     # files
 
@@ -338,7 +348,7 @@ class VM:
         argv: Argv,
         *,
         name: str = "",
-        cwd: str | None = None,
+        cwd: str = "",
         env: Mapping[str, str] | None = None,
         user: str = "",
         tags: Mapping[str, str] | None = None,
@@ -357,7 +367,7 @@ class VM:
                 words(argv),
                 name=name,
                 env={**self._env, **(env or {})},
-                cwd=self._folder(cwd),
+                cwd=cwd,
                 user=user,
                 tags=tags,
                 stdin=stdin,
@@ -380,6 +390,28 @@ class VM:
         with self._core.calls.client() as client:
             return Session(self._core, Sessions(client, self.id).show(reference))
 
+    # its workspace
+
+    def keep_work(self, *, ignored: bool = False, progress: OnProgress | None = None) -> shapes.Work:
+        """Keep what is in its workspace and not on this host, now: on the host, in banger's own store.
+
+        ignored: with the files that git ignores. It is what stop and delete do by themselves. WORK_NOT_KEPT.
+        """
+        return cast(
+            "shapes.Work",
+            self._core.operate(lambda client: client.keep_work(self.id, ignored=ignored), progress),
+        )
+
+    def work(self) -> shapes.Work:
+        """What is kept of it: Work of docs/api.md. Of a VM that is gone: Client.list_work. NOT_FOUND."""
+        with self._core.calls.client() as client:
+            return client.show_work(self.id)
+
+    def patch(self, *, base: str = "") -> Iterator[bytes]:
+        """What was kept as a patch for `git apply`, in pieces: from a commit, or from what was brought in."""
+        with self._core.calls.client() as client:
+            yield from client.work_patch(self.id, base=base)
+
     # the network
 
     def connect(self, port: int) -> socket.socket:
@@ -398,13 +430,6 @@ class VM:
         self._record = cast("shapes.VM", self._core.operate(begin, progress))
         return self
 
-    def _folder(self, cwd: str | None) -> str:
-        """Where a command starts: where it says, else in the workspace, else in the user's home."""
-        if cwd is not None:
-            return cwd
-        workspace = self.workspace
-        return workspace.get("guest_path", "") if workspace else ""
-
     def _command(
         self,
         argv: Argv,
@@ -415,23 +440,38 @@ class VM:
         stdin: bool,
         terminal: bool = False,
         size: tuple[int, int] = SIZE,
-    ) -> CommandDialogue:
+    ) -> Command:
+        """What is asked of the agent once it is known whether there is a workspace. INVALID_ARGUMENT."""
         variables = {**self._env, **(env or {})}
         if terminal:
             variables.setdefault("TERM", "xterm-256color")
-        return CommandDialogue(
-            words(argv),
-            variables,
-            cwd=self._folder(cwd),
-            user=user,
-            stdin=stdin,
-            terminal=terminal,
-            size=size if terminal else (0, 0),
-        )
+        command = words(argv)
 
-    def _open(self, dialogue: CommandDialogue) -> Process:
+        def dialogue(workspace: shapes.Workspace | None) -> CommandDialogue:
+            folder = cwd
+            if folder is None:
+                # others cannot enter root's home
+                folder = workspace.get("guest_path", "") if workspace and user in ("", "root", "0") else ""
+            return CommandDialogue(
+                command,
+                variables,
+                cwd=folder,
+                user=user,
+                stdin=stdin,
+                terminal=terminal,
+                size=size if terminal else (0, 0),
+            )
+
+        dialogue(None)  # what no command line can hold is refused before anything is asked
+        return dialogue
+
+    def _open(self, command: Command) -> Process:
+        connection = self._reach()
+        return Process(connection, command(connection.workspace))
+
+    def _reach(self) -> AgentConnection:
         with self._core.calls.client() as client:
-            return Process(connect_agent(client, self.id), dialogue)
+            return connect_agent(client, self.id)
 
 
 def settled(result: Result[bytes], *, check: bool, text: bool) -> Result[bytes] | Result[str]:
