@@ -21,6 +21,7 @@ from banger.local.gitfacts import GITLINK, read_entries
 from banger.local.gitfiles import copy_small, find_files, read_small, write_small
 from banger.local.gitplan import Listing
 from banger.local.gitsource import FULL, METADATA, Source
+from banger.workspace.names import spelled
 
 DEPTH = 50
 """Commits on each line of a shallow history, as `git clone --depth` counts."""
@@ -81,7 +82,7 @@ def build(source: Source, folder: str, gitlinks: dict[bytes, str], *, worktree: 
     older = {f"stash-{number}": commit for number, commit in enumerate(reversed(stashes)) if number}
     refs = {"HEAD": source.base_commit, **names, **older}
     if branch:
-        refs[kept_name(os.fsencode(branch.removeprefix("refs/")))] = source.base_commit
+        refs[spelled(os.fsencode(branch.removeprefix("refs/")))] = source.base_commit
     if index_tree:
         refs["index"] = index_tree
     if brought != source.base_commit:
@@ -138,7 +139,7 @@ def _tips(source: Source) -> tuple[dict[str, str], dict[str, str]]:
     for line in listed.stdout.splitlines():
         commit, _, ref = line.partition(b" ")
         tips[os.fsdecode(ref)] = commit.decode("ascii")
-        names[kept_name(ref.removeprefix(b"refs/"))] = commit.decode("ascii")
+        names[spelled(ref.removeprefix(b"refs/"))] = commit.decode("ascii")
     return tips, names
 
 
@@ -167,15 +168,6 @@ def _check_shallow(alone: Scratch) -> None:
             write_small(alone.folder, "shallow", "".join(f"{i}\n" for i in said if i in there).encode())
         else:
             os.unlink(os.path.join(alone.folder, "shallow"))
-
-
-def kept_name(name: bytes) -> str:
-    """As a record has it: what is not UTF-8 or cannot be printed is %XX."""
-    text = name.decode("utf-8", "surrogateescape")
-    return "".join(
-        letter if letter.isprintable() else "".join(f"%{byte:02X}" for byte in os.fsencode(letter))
-        for letter in text
-    )
 
 
 def _cut_history(scratch: Scratch, base: str) -> None:

@@ -22,10 +22,11 @@ from banger.local.account import Account
 from banger.local.asuser import acting_as
 from banger.local.gitconfig import modules_folder
 from banger.local.gitfiles import changed
-from banger.local.gitplan import Plan
-from banger.local.gitscratch import Built, build, kept_name
-from banger.local.gitsource import Source
+from banger.local.gitplan import Plan, plan
+from banger.local.gitscratch import Built, build
+from banger.local.gitsource import METADATA, Source
 from banger.local.gittar import TarWriter, Write
+from banger.workspace.names import sub_prefix
 
 TOP = "repo"
 GUEST_PATH = "/root/repo"
@@ -186,10 +187,14 @@ def _travel(source: Source, parts: tuple[_Part, ...]) -> Travel:
         left += [prefix + name for name in part.built.listing.left]
         notes += part.built.notes
         submodules += [prefix + os.fsdecode(s.path) for s in part.source.submodules if s.source is None]
-        under = f"sub/{kept_name(part.prefix)}" if prefix else ""
+        under = sub_prefix(part.prefix[:-1]) if prefix else ""
         refs |= {under + name: commit for name, commit in part.built.refs.items()}
     size = sum(file.size for part in parts for file in part.built.listing.files)
-    whole = Plan(tuple(sorted(files)), size, tuple(left), (), tuple(submodules), tuple(notes))
+    modified: tuple[str, ...] = ()
+    if source.mode == METADATA or not source.local_files:
+        planned = plan(source)  # the work tree has no part in it, so what is in it stays home
+        left, modified = list(planned.untracked_left), planned.modified_left
+    whole = Plan(tuple(sorted(files)), size, tuple(left), modified, tuple(submodules), tuple(notes))
     return Travel(whole, _workspace(source, parts[0].built.brought_commit), refs, source, parts)
 
 

@@ -222,6 +222,8 @@ def test_a_branch_from_another_commit_is_a_clean_checkout(tmp_path: Path) -> Non
     assert guest.git("symbolic-ref", "--short", "HEAD") == "fix\n"
     assert guest.status(untracked=True) == [""]
     assert (guest.path / "a.txt").read_text() == "one\n"
+    assert travel.plan.modified_left == plan(source).modified_left
+    assert travel.plan.untracked_left == plan(source).untracked_left
     assert sorted(plan(source).files) == sorted(guest.git("ls-files", "-z").split("\0")[:-1])
 
 
