@@ -75,6 +75,7 @@ class KeptWork:
         self.extra: dict[str, str] = {}
         """Names of refs, and what they are, that are told besides."""
         self.old: dict[str, str] = {}
+        self.cut = [self.base]
 
     def worktree(self) -> str:
         """A commit of the files as they are, as the store makes it; "" when they are HEAD's."""
@@ -130,12 +131,16 @@ class KeptWork:
             "branch": git(self.guest, "branch", "--show-current"),
             "changes": {"ahead": int(ahead), "untracked": 1},
             "refs": refs,
-            "cut": [self.base],
+            "cut": self.cut,
         }
 
     def pack(self, have: Sequence[str]) -> Iterator[bytes]:
         self.asked.append(list(have))
-        lines = [f"--shallow {self.base}", *set(self.tips().values()), *(f"^{one}" for one in have)]
+        lines = [
+            *(f"--shallow {one}" for one in self.cut),
+            *set(self.tips().values()),
+            *(f"^{one}" for one in have),
+        ]
         words = [
             "--shallow-file",
             "",

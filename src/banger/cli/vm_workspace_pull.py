@@ -58,10 +58,10 @@ _MIB = 1 << 20
 @no_keep_option
 @json_option
 @quiet_option
-def pull(vm: str, path: str | None, into: str, ignored: bool, no_keep: bool, as_json: bool) -> None:
+def pull(vm: str, path: str | None, into: str, ignored: bool, no_keep: bool, as_json: bool) -> int:
     if path and into:
         raise click.UsageError("give the repository, or --into for a new one")
-    from banger.local import gitclone, gitpull
+    from banger.local import gitclone, gitplaces, gitpull
     from banger.local.kepttips import read_kept
 
     with Client() as client:
@@ -79,45 +79,53 @@ def pull(vm: str, path: str | None, into: str, ignored: bool, no_keep: bool, as_
             if into:
                 pulled = gitclone.clone(kept, pack, into, on_bytes=on_bytes)
             else:
-                where = gitpull.find_repository(kept, path or "", work["workspace"].get("repo_root", ""))
+                where = gitplaces.find_repository(kept, path or "", work["workspace"].get("repo_root", ""))
                 pulled = gitpull.pull(kept, pack, where, on_bytes=on_bytes)
     if as_json:
-        moved = [{"name": m.name, "before": m.before, "after": m.after} for m in pulled.moved]
-        print_json(
-            {"path": pulled.folder, "prefix": pulled.prefix, "moved": moved, "former": list(pulled.former)}
-        )
+        print_json({**_as_json(pulled), "left_out": list(pulled.left_out)})
     else:
         _print(work, kept, pulled, cloned=bool(into))
     for note in work.get("notes", []):
         say(f"warning: {safe(note)}")
+    if not pulled.left_out:
+        return 0
+    shown = ", ".join(safe(name) for name in pulled.left_out[:MOST_BRANCHES])
+    more = len(pulled.left_out) - MOST_BRANCHES
+    say(
+        f"banger: not pulled, for the commits on which they build are not in {safe(pulled.folder)}: {shown}"
+        + (f" and {more} more" if more > 0 else "")
+    )
+    say(f"  banger workspace pull {kept.vm_name} --into DIR makes a new clone with them")
+    return 1
+
+
+def _as_json(pulled: Pulled) -> dict[str, object]:
+    return {
+        "path": pulled.folder,
+        "prefix": pulled.prefix,
+        "moved": [{"name": m.name, "before": m.before, "after": m.after} for m in pulled.moved],
+        "former": list(pulled.former),
+        "submodules": [_as_json(inner) for inner in pulled.inner],
+    }
 
 
 def _print(work: shapes.Work, kept: Kept, pulled: Pulled, *, cloned: bool) -> None:
-    where = safe(pulled.folder)
-    if not kept.tips and not pulled.moved:
-        say(f"nothing in {kept.vm_name} is new: there is nothing to pull")
-        return
-    if not pulled.moved:
-        out(f"{where} has all of it already, below {pulled.prefix}")
-    else:
-        subjects = {ref["name"]: ref.get("subject", "") for ref in work.get("refs", [])}
-        came = plural(len(pulled.moved), "ref")
-        out(f"{where}: a new clone of the work" if cloned else f"{where}: {came} below {pulled.prefix}")
-        rows = [
-            [
-                moved.name,
-                _what(moved.before, moved.after),
-                short(moved.after),
-                subjects.get(moved.name, "")[:60],
-            ]
-            for moved in pulled.moved
-        ]
-        print_table(("REF", "", "COMMIT", "SUBJECT"), rows[:MOST_ROWS])
-        if len(rows) > MOST_ROWS:
-            out(f"and {len(rows) - MOST_ROWS} more")
-    for name in pulled.former[:MOST_ROWS]:
-        out(f"what is in nothing newer is kept as {safe(pulled.prefix + name)}")
-    steps = advice(kept, pulled, _branches(pulled.folder))
+    from banger.local.gitplaces import local_branches
+
+    every = [pulled, *pulled.inner]
+    if not any(one.moved for one in every):
+        if not kept.tips:
+            say(f"nothing in {kept.vm_name} is new: there is nothing to pull")
+            return
+        if not pulled.left_out:
+            out(f"{safe(pulled.folder)} has all of it already, below {pulled.prefix}")
+    subjects = {ref["commit"]: ref.get("subject", "") for ref in work.get("refs", [])}
+    for one in every:
+        if one.moved:
+            _print_moved(one, subjects, cloned=cloned)
+        for name in one.former[:MOST_ROWS]:
+            out(f"what is in nothing newer is kept as {safe(one.prefix + name)}")
+    steps = advice(kept, pulled, local_branches(pulled.folder))
     if steps:
         out("")
         out("Your files, index and branches are as they were. To use it:" if not cloned else "To look at it:")
@@ -129,24 +137,32 @@ def _print(work: shapes.Work, kept: Kept, pulled: Pulled, *, cloned: bool) -> No
             out(f"    {safe(command)}")
 
 
+def _print_moved(pulled: Pulled, subjects: dict[str, str], *, cloned: bool) -> None:
+    came = plural(len(pulled.moved), "ref")
+    what = "a new clone of the work" if cloned else f"{came} below {pulled.prefix}"
+    out(f"{safe(pulled.folder)}: {what}")
+    rows = [
+        [moved.name, _what(moved.before, moved.after), short(moved.after), subjects.get(moved.after, "")[:60]]
+        for moved in pulled.moved
+    ]
+    print_table(("REF", "", "COMMIT", "SUBJECT"), rows[:MOST_ROWS])
+    if len(rows) > MOST_ROWS:
+        out(f"and {len(rows) - MOST_ROWS} more")
+
+
 def _what(before: str, after: str) -> str:
     return "new" if not before else "moved" if after else "gone"
-
-
-def _branches(folder: str) -> tuple[str, set[str]]:
-    from banger.local.gitpull import local_branches
-
-    return local_branches(folder)
 
 
 def advice(kept: Kept, pulled: Pulled, branches: tuple[str, set[str]]) -> list[tuple[str, str]]:
     """(what it is for, the command), in an order in which they can be typed. branches: the current, all."""
     current, taken = branches
     found: list[tuple[str, str]] = []
-    tips = [name for name in kept.tips if name.startswith("heads/") and kept.tips[name] != kept.base]
+    here = {name for name in kept.tips if name not in pulled.left_out}
+    tips = [name for name in here if name.startswith("heads/") and kept.tips[name] != kept.base]
     own = f"heads/{kept.branch}"
     tips.sort(key=lambda name: (name != own, name))
-    if "HEAD" in kept.tips and not kept.branch:
+    if "HEAD" in here and not kept.branch:
         tips.insert(0, "HEAD")
     for name in tips[:MOST_BRANCHES]:
         ref = shlex.quote(pulled.prefix + name)
@@ -157,16 +173,16 @@ def advice(kept: Kept, pulled: Pulled, branches: tuple[str, set[str]]) -> list[t
             found.append(("take it into your branch", f"git merge {ref}"))
         free = _free(branch, kept.vm_name, taken)
         found.append(("have it as a branch", f"git switch -c {shlex.quote(free)} {ref}"))
-    if "worktree" in kept.tips:
+    if "worktree" in here:
         ref = f"{pulled.prefix}worktree"
         found.append(("what the files there have beside your HEAD", f"git diff HEAD {ref}"))
         found.append(
             ("make your files those (yours are replaced)", f"git restore --source={ref} --worktree .")
         )
-    stashes = [name for name in kept.tips if name == "stash" or name.startswith("stash-")]
+    stashes = [name for name in sorted(here) if name == "stash" or name.startswith("stash-")]
     for name in stashes[:1]:
         found.append(("what was stashed", f"git stash apply {pulled.prefix}{name}"))
-    if not found and kept.tips:
+    if not found and here:
         found.append(("look at it", f"git log --oneline --glob={pulled.prefix[:-1]}"))
     return found
 

@@ -27,7 +27,7 @@ from banger.errors import BangerError
 
 if TYPE_CHECKING:
     from banger.client import shapes
-    from banger.local.gitpull import Standing
+    from banger.local.gitplaces import Standing
 
 HOW = {"guest-git": "by the guest's git", "guest-files": "from the guest's files", "disk": "from its disk"}
 MOST_REFS = 30
@@ -66,7 +66,7 @@ def status(vm: str, ignored: bool, no_keep: bool, as_json: bool) -> int:
             failed = True
             complain(error)
             say(f"what follows is what was kept {age(work['kept_at'])}")
-    from banger.local.gitpull import standing
+    from banger.local.gitplaces import standing
     from banger.local.kepttips import read_kept
 
     stand: Standing | None = None

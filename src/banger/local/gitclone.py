@@ -13,17 +13,8 @@ from banger.errors import BangerError, ErrorCode
 from banger.local.account import Account, as_user, this_account
 from banger.local.asuser import acting_as
 from banger.local.git import LONG_S, QUICK_S, Git, GitFailed
-from banger.local.gitpull import (
-    MOST_BYTES,
-    QUIETLY,
-    Moved,
-    Pack,
-    Pulled,
-    fetch,
-    prefix_of,
-    present,
-    take_tips,
-)
+from banger.local.gitplaces import prefix_of, present
+from banger.local.gitpull import MOST_BYTES, QUIETLY, Moved, Pack, Pulled, fetch, take_tips
 from banger.local.kepttips import Kept, WorkRefused
 from banger.local.tempgit import OnBytes, TempRepository, refused, temporary
 from banger.system.run import run

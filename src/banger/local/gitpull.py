@@ -15,10 +15,20 @@ from typing import NamedTuple
 
 from banger.errors import BangerError, ErrorCode
 from banger.local.account import Account, this_account
-from banger.local.asuser import acting_as
 from banger.local.git import LONG_S, Git, GitFailed
-from banger.local.kepttips import OLD, Kept, is_id
+from banger.local.gitplaces import (
+    Found,
+    Target,
+    lines_of,
+    open_repository,
+    prefix_of,
+    present,
+    read_refs,
+    targets_of,
+)
+from banger.local.kepttips import OLD, Kept
 from banger.local.tempgit import BOUNDS, OnBytes, TempRepository, refused, temporary
+from banger.workspace.packs import TOLERATED
 
 MOST_BYTES = 64 << 30
 """Of a pack: what it may cost on the user's disk."""
@@ -29,6 +39,7 @@ _FETCH = (
     *QUIETLY,
     *("-c", "fetch.fsckObjects=true", "-c", "fetch.unpackLimit=1", "-c", "fetch.writeCommitGraph=false"),
     *("-c", "core.bigFileThreshold=64m", "-c", "fetch.negotiationAlgorithm=default"),
+    *(word for name in TOLERATED for word in ("-c", f"fetch.fsck.{name}=ignore")),
     *("fetch", "--quiet", "--stdin", "--no-write-fetch-head", "--no-tags", "--no-auto-maintenance"),
     *("--no-recurse-submodules", "--no-prune", "--refmap="),
     # the repository it serves is ours, and the user's configuration is not for it
@@ -55,16 +66,10 @@ class Pulled(NamedTuple):
     moved: tuple[Moved, ...]
     former: tuple[str, ...] = ()
     """Names below the prefix for tips of earlier pulls that nothing newer holds."""
-
-
-class Found(NamedTuple):
-    """A repository of the user's."""
-
-    git: Git
-    folder: str
-    objects: str
-    object_format: str
-    shallow: bytes
+    inner: tuple[Pulled, ...] = ()
+    """The same of the user's submodules, for what was done in those of the guest."""
+    left_out: tuple[str, ...] = ()
+    """Names, as the work has them, that build on commits which no repository here has."""
 
 
 def pull(
@@ -78,147 +83,50 @@ def pull(
 ) -> Pulled:
     """Into the repository at `folder`. Blocking. Raises BangerError; then its refs are as they were."""
     account = this_account() if account is None else account
-    found = open_repository(folder, account)
-    prefix = prefix_of(kept)
-    there = read_refs(found.git, prefix)
-    if _same(there, kept.tips):
-        return Pulled(found.folder, prefix, ())
+    targets = targets_of(open_repository(folder, account), kept.tips, account)
+    theirs = [read_refs(target.found.git, prefix_of(kept)) for target in targets]
+    if all(_same(refs, target.tips) for refs, target in zip(theirs, targets, strict=True)):
+        return _joined([Pulled(target.found.folder, prefix_of(kept), ()) for target in targets], ())
     with temporary(account) as room:
-        middle = TempRepository.create(f"{room}/repo.git", account, object_format=found.object_format)
-        middle.borrow(found.objects)
-        if found.shallow:
-            middle.write("shallow", found.shallow)
-        have = present(middle, [kept.base, *kept.cut, *(set(there.values()) & set(kept.tips.values()))])
+        middle = TempRepository.create(
+            f"{room}/repo.git", account, object_format=targets[0].found.object_format
+        )
+        middle.borrow(*(target.found.objects for target in targets))
+        known = {commit for refs in theirs for commit in refs.values()} & set(kept.tips.values())
+        have = present(middle, [kept.base, *kept.cut, *known])
         if kept.base and kept.base not in have:
-            raise _without_base(kept, found)
+            raise _without_base(kept, targets[0].found)
+        cut = [commit for commit in kept.cut if commit not in have]
+        shallow = b"".join(target.found.shallow for target in targets) + lines_of(cut)
+        if shallow:
+            middle.write("shallow", shallow)
         middle.receive(pack(sorted(have)), most_bytes=most_bytes, on_bytes=on_bytes)
         take_tips(middle, kept.tips, have)
-        changes = _plan(middle, there, kept)
-        fetch(found.git, middle.folder, kept.tips)
-    _apply(found.git, prefix, there, changes)
-    after = {**{n: c for n, c in there.items() if n not in changes.gone}, **kept.tips}
-    moved = [
-        Moved(name, there.get(name, ""), after.get(name, ""))
-        for name in sorted({*there, *after})
-        if there.get(name) != after.get(name)
+        left_out = _built_on(middle, present(middle, cut))
+        changes = [
+            _plan(middle, refs, target.without(left_out), kept)
+            for refs, target in zip(theirs, targets, strict=True)
+        ]
+        for target in targets:
+            fetch(target.found.git, middle.folder, target.sources(left_out))
+    done = [
+        _apply(target.found, prefix_of(kept), refs, change)
+        for target, refs, change in zip(targets, theirs, changes, strict=True)
     ]
-    return Pulled(found.folder, prefix, tuple(moved), tuple(sorted(changes.former)))
+    return _joined(done, sorted(left_out))
 
 
-def prefix_of(kept: Kept) -> str:
-    return f"refs/banger/{kept.vm_name}/"
+def _joined(done: Sequence[Pulled], left_out: Sequence[str]) -> Pulled:
+    return done[0]._replace(inner=tuple(done[1:]), left_out=tuple(left_out))
 
 
-def find_repository(kept: Kept, asked: str, recorded: str, *, account: Account | None = None) -> str:
-    """The folder to pull into: the one asked for, else the recorded one, else this folder's, when it has the
-    commit on which the work builds. Blocking. NOT_FOUND when there is none."""
-    account = this_account() if account is None else account
-    if asked:
-        return open_repository(os.path.abspath(asked), account).folder
-    if recorded:
-        try:
-            return open_repository(recorded, account).folder
-        except BangerError as error:
-            why = error.brief
-    else:
-        why = "it is not known where it came from"
-    try:
-        here = open_repository(os.getcwd(), account)
-        if kept.base and has_commit(here.git, kept.base):
-            return here.folder
-    except (BangerError, OSError):
-        pass
-    raise BangerError(
-        ErrorCode.NOT_FOUND,
-        f"no repository to pull the work of {kept.vm_name} into: {why}",
-        hint=f"banger workspace pull {kept.vm_name} PATH, or --into DIR for a new clone",
-    )
-
-
-def resolve_commit(folder: str, text: str, *, account: Account | None = None) -> str:
-    """The full id of what names a commit in the user's repository; "" where there is none. Blocking."""
-    try:
-        git = Git(folder, this_account() if account is None else account)
-        done = git.run(
-            "rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}", ok=(0, 1, 128)
-        )
-    except (BangerError, ValueError):
-        return ""
-    found = done.stdout.decode("ascii", "replace").strip()
-    return found if done.status == 0 and is_id(found) else ""
-
-
-class Standing(NamedTuple):
-    """Of kept work in the user's repository: what of it is there, and whether that moved on."""
-
-    folder: str
-    pulled: frozenset[str]
-    """Names of tips whose ref below refs/banger/<vm>/ is the same."""
-    present: frozenset[str]
-    """Names of tips whose commit is there, by whatever way."""
-    head: str
-    """The commit that is checked out now."""
-
-
-def standing(kept: Kept, folder: str, *, account: Account | None = None) -> Standing:
-    """Blocking. Raises NOT_FOUND where there is no repository; changes nothing."""
-    found = open_repository(folder, this_account() if account is None else account)
-    there = read_refs(found.git, prefix_of(kept))
-    here = present(found.git, kept.tips.values())
-    return Standing(
-        found.folder,
-        frozenset(name for name, commit in kept.tips.items() if there.get(name) == commit),
-        frozenset(name for name, commit in kept.tips.items() if commit in here),
-        found.git.text("rev-parse", "--verify", "--quiet", "HEAD^{commit}"),
-    )
-
-
-def local_branches(folder: str, *, account: Account | None = None) -> tuple[str, set[str]]:
-    """(the one that is checked out, "" for none; all of them). Blocking."""
-    git = Git(folder, this_account() if account is None else account)
-    return git.text("symbolic-ref", "--quiet", "--short", "HEAD"), set(read_refs(git, "refs/heads/"))
-
-
-def open_repository(folder: str, account: Account) -> Found:
-    """NOT_FOUND with what git says: there is no repository, or it is somebody else's."""
-    try:
-        git = Git(folder, account)
-        bare = git.text("rev-parse", "--is-bare-repository") == "true"
-        top = git.text("rev-parse", *(["--absolute-git-dir"] if bare else ["--show-toplevel"]))
-        objects = git.text("rev-parse", "--git-path", "objects")
-        cut = git.text("rev-parse", "--git-path", "shallow")
-        object_format = git.text("rev-parse", "--show-object-format")
-    except GitFailed as error:
-        raise BangerError(
-            ErrorCode.NOT_FOUND, f"{folder!a}: {error.message[:300]}", details=error.details
-        ) from error
-    try:
-        with acting_as(account), open(os.path.join(folder, cut), "rb") as file:
-            shallow = file.read()
-    except FileNotFoundError:
-        shallow = b""
-    return Found(Git(top, account), top, os.path.join(folder, objects), object_format, shallow)
-
-
-def read_refs(git: Git, prefix: str) -> dict[str, str]:
-    """Names below the prefix, and what they are."""
-    refs: dict[str, str] = {}
-    listed = git.run("for-each-ref", "--format=%(objectname) %(refname)", prefix)
-    for line in os.fsdecode(listed.stdout).split("\n")[:-1]:
-        commit, _, name = line.partition(" ")
-        refs[name.removeprefix(prefix)] = commit
-    return refs
-
-
-def has_commit(git: Git, commit: str) -> bool:
-    return git.run("cat-file", "-e", f"{commit}^{{commit}}", ok=(0, 1, 128)).status == 0
-
-
-def present(git: Git | TempRepository, ids: Iterable[str]) -> set[str]:
-    """Those of the ids that are objects there."""
-    asked = set(ids) - {""}
-    done = git.run("cat-file", "--batch-check=%(objectname)", input=_lines(sorted(asked)))
-    return asked & set(done.stdout.decode().split("\n"))
+def _built_on(middle: TempRepository, cut: Iterable[str]) -> set[str]:
+    """Names of tips whose history ends at one of these commits, for nobody here has what is before it."""
+    names: set[str] = set()
+    for commit in cut:
+        listed = middle.run("for-each-ref", "--format=%(refname)", "--contains", commit, IN)
+        names.update(line.removeprefix(IN) for line in os.fsdecode(listed.stdout).split("\n")[:-1])
+    return names
 
 
 def take_tips(middle: TempRepository, tips: Mapping[str, str], have: set[str]) -> None:
@@ -227,7 +135,7 @@ def take_tips(middle: TempRepository, tips: Mapping[str, str], have: set[str]) -
     asked = [*sorted(set(tips.values())), *(f"^{commit}" for commit in sorted(have))]
     try:
         middle.run("update-ref", "--stdin", "-z", input=made.encode())
-        middle.run("rev-list", "--objects", "--quiet", "--stdin", input=_lines(asked), env=BOUNDS)
+        middle.run("rev-list", "--objects", "--quiet", "--stdin", input=lines_of(asked), env=BOUNDS)
     except GitFailed as error:
         raise refused(error) from error
 
@@ -239,7 +147,7 @@ def fetch(git: Git, middle: str, names: Iterable[str], *options: str) -> None:
         return
     env = {**BOUNDS, "GIT_ALLOW_PROTOCOL": "file"}
     try:
-        git.run(*_FETCH, *options, middle, input=_lines(wanted), timeout_s=LONG_S, env=env)
+        git.run(*_FETCH, *options, middle, input=lines_of(wanted), timeout_s=LONG_S, env=env)
     except GitFailed as error:
         raise refused(error) from error
 
@@ -261,10 +169,6 @@ def _without_base(kept: Kept, found: Found) -> BangerError:
     )
 
 
-def _lines(words: Iterable[str]) -> bytes:
-    return "".join(f"{word}\n" for word in words).encode()
-
-
 class _Changes(NamedTuple):
     """former: new refs to tips that would be lost. gone: what is no more in the guest. tips: what came."""
 
@@ -273,13 +177,18 @@ class _Changes(NamedTuple):
     tips: dict[str, str]
 
 
-def _plan(middle: TempRepository, there: Mapping[str, str], kept: Kept) -> _Changes:
-    gone = {n: c for n, c in there.items() if n not in kept.tips and not n.startswith(OLD)}
-    replaced = {n: there[n] for n, c in kept.tips.items() if there.get(n, c) != c}
+def _plan(middle: TempRepository, there: Mapping[str, str], target: Target, kept: Kept) -> _Changes:
+    tips = target.tips
+    gone = {
+        name: commit
+        for name, commit in there.items()
+        if name not in tips and name not in target.kept_aside and not name.startswith(OLD)
+    }
+    replaced = {name: there[name] for name, commit in tips.items() if there.get(name, commit) != commit}
     endangered = {**gone, **replaced}
-    held = {*kept.tips.values(), *(c for n, c in there.items() if n.startswith(OLD) and n not in replaced)}
-    lost = _unreachable(middle, set(endangered.values()) - held, kept)
-    taken = {name.split("/")[1] for name in {*there, *kept.tips} if name.startswith(OLD)}
+    held = {*tips.values(), *(c for n, c in there.items() if n.startswith(OLD) and n not in replaced)}
+    lost = _unreachable(middle, set(endangered.values()) - held, tips, kept.base)
+    taken = {name.split("/")[1] for name in {*there, *tips} if name.startswith(OLD)}
     moment = datetime.now(UTC)
     while moment.strftime(STAMP) in taken:
         moment += timedelta(seconds=1)
@@ -288,27 +197,27 @@ def _plan(middle: TempRepository, there: Mapping[str, str], kept: Kept) -> _Chan
         for name, commit in endangered.items()
         if commit in lost
     }
-    return _Changes(former, gone, kept.tips)
+    return _Changes(former, gone, tips)
 
 
 def _without_stamp(name: str) -> str:
     return name.split("/", 2)[2] if name.startswith(OLD) and name.count("/") > 1 else name
 
 
-def _unreachable(middle: TempRepository, commits: set[str], kept: Kept) -> set[str]:
+def _unreachable(middle: TempRepository, commits: set[str], tips: Mapping[str, str], base: str) -> set[str]:
     """Those that no tip that came holds. What is no commit (a tag) counts as such."""
     if not commits:
         return set()
     kinds = middle.run(
-        "cat-file", "--batch-check=%(objectname) %(objecttype)", input=_lines(sorted(commits))
+        "cat-file", "--batch-check=%(objectname) %(objecttype)", input=lines_of(sorted(commits))
     ).stdout.decode()
     plain = {line.partition(" ")[0] for line in kinds.split("\n") if line.endswith(" commit")}
-    tips = sorted({*kept.tips.values(), kept.base} - {""})
-    walked = middle.run("rev-list", "--stdin", input=_lines([*sorted(plain), *(f"^{tip}" for tip in tips)]))
+    held = sorted({*tips.values(), base} - {""})
+    walked = middle.run("rev-list", "--stdin", input=lines_of([*sorted(plain), *(f"^{tip}" for tip in held)]))
     return (commits - plain) | (plain & set(walked.stdout.decode().split("\n")))
 
 
-def _apply(git: Git, prefix: str, there: Mapping[str, str], changes: _Changes) -> None:
+def _apply(found: Found, prefix: str, there: Mapping[str, str], changes: _Changes) -> Pulled:
     """Two transactions, as git has none in which `a` goes and `a/b` comes: what may be lost is safe first."""
     first = [f"create {prefix}{name}\0{commit}\0" for name, commit in changes.former.items()]
     first += [f"delete {prefix}{name}\0{commit}\0" for name, commit in changes.gone.items()]
@@ -319,4 +228,11 @@ def _apply(git: Git, prefix: str, there: Mapping[str, str], changes: _Changes) -
     ]
     for lines in (first, second):
         if lines:
-            git.run(*QUIETLY, "update-ref", "--stdin", "-z", input="".join(lines).encode())
+            found.git.run(*QUIETLY, "update-ref", "--stdin", "-z", input="".join(lines).encode())
+    after = {**{n: c for n, c in there.items() if n not in changes.gone}, **changes.tips}
+    moved = [
+        Moved(name, there.get(name, ""), after.get(name, ""))
+        for name in sorted({*there, *after})
+        if there.get(name) != after.get(name)
+    ]
+    return Pulled(found.folder, prefix, tuple(moved), tuple(sorted(changes.former)))

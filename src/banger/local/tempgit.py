@@ -18,6 +18,7 @@ from banger.local.account import Account, as_user
 from banger.local.git import LONG_S, QUICK_S, GitFailed, Scratch
 from banger.local.kepttips import WorkRefused
 from banger.system.run import Completed, run, run_to_fd
+from banger.workspace.packs import TOLERATED
 
 BOUNDS = {"GIT_ALLOC_LIMIT": "1g"}
 """For git's environment: memory for one object, whatever size its header claims. Large files are streamed."""
@@ -40,11 +41,14 @@ class TempRepository(Scratch):
         argv = as_user(["tee", "--", f"{self.folder}/{name}"], self.account)
         asyncio.run(run(argv, timeout_s=QUICK_S, env=self._env, cwd="/", input=data))
 
-    def borrow(self, objects: str) -> None:
-        """The objects of the user's repository count as this one's."""
-        plain = os.fsencode(objects)
-        quoted = (bytes([b]) if 32 <= b < 127 and b not in b'"\\' else b"\\%03o" % b for b in plain)
-        self.write("objects/info/alternates", b'"' + b"".join(quoted) + b'"\n')
+    def borrow(self, *folders: str) -> None:
+        """The objects of the user's repositories count as this one's."""
+        lines: list[bytes] = []
+        for folder in folders:
+            plain = os.fsencode(folder)
+            quoted = (bytes([b]) if 32 <= b < 127 and b not in b'"\\' else b"\\%03o" % b for b in plain)
+            lines.append(b'"' + b"".join(quoted) + b'"\n')
+        self.write("objects/info/alternates", b"".join(lines))
 
     def receive(self, pieces: Iterator[bytes], *, most_bytes: int, on_bytes: OnBytes) -> None:
         """A pack: looked at with fsck, bounded, and nothing of it is here when it is broken (WorkRefused)."""
@@ -70,8 +74,12 @@ class TempRepository(Scratch):
                     check=False,
                 )
 
-        argv = ["git", "-c", "core.bigFileThreshold=64m", "index-pack", "--strict", "--fix-thin", "--stdin"]
-        argv += ["--threads=2", f"--max-input-size={most_bytes}"]
+        argv = ["git", "-c", "core.bigFileThreshold=64m", "--no-pager", "index-pack", "--fix-thin", "--stdin"]
+        argv += [
+            "--strict=" + ",".join(f"{name}=ignore" for name in TOLERATED),
+            "--threads=2",
+            f"--max-input-size={most_bytes}",
+        ]
         done = asyncio.run(index())
         if done.status:
             raise refused(GitFailed(argv, done.status, done.stderr))

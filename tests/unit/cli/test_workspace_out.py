@@ -160,7 +160,23 @@ def test_pull_as_json_is_raw(desk: Desk) -> None:
         "prefix": "refs/banger/web/",
         "moved": [{"name": "heads/main", "before": "", "after": wanted}],
         "former": [],
+        "submodules": [],
+        "left_out": [],
     }
+
+
+def test_what_is_left_out_is_said(desk: Desk, tmp_path: Path) -> None:
+    commit(desk.guest, "four")
+    strange = repository(tmp_path / "strange")
+    commit(strange, "strange")
+    git(desk.guest, "fetch", "-q", "--depth=1", f"file://{strange}", "main")
+    desk.work.cut.append(git(desk.guest, "rev-parse", "FETCH_HEAD"))
+    git(desk.guest, "branch", "theirs", "FETCH_HEAD")
+    said = desk("pull", "web", status=1)
+    assert "1 ref below refs/banger/web/" in said.text
+    assert f"are not in {desk.user}: heads/theirs\n  banger workspace pull web --into DIR" in said.err
+    typed(said.text, desk.user)
+    assert "1 of 2 refs are pulled" in desk("status", "web").text
 
 
 def test_a_rebase_in_the_guest_says_where_the_former_tip_is(desk: Desk) -> None:
@@ -345,7 +361,7 @@ def test_export_that_breaks_off_prints_nothing_and_leaves_the_file_as_it_was(
     assert place.read_text() == "before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["guest", "home", "out.patch", "user"]
     desk.daemon.break_off = False
-    assert "it is a folder" in desk("export", "web", "-o", str(tmp_path), status=1).err
+    assert "is a directory" in desk("export", "web", "-o", str(tmp_path), status=2).err
     assert "cannot be written" in desk("export", "web", "-o", str(tmp_path / "no/x"), status=1).err
     link = tmp_path / "link"
     link.symlink_to(place)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from banger.errors import BangerError, ErrorCode
-from banger.local import gitclone, gitpull, tempgit
+from banger.local import gitclone, gitplaces, gitpull, tempgit
 from banger.local.account import Account, this_account
 from banger.local.kepttips import WorkRefused, read_kept, ref_fault
 from tests.capabilities import require
@@ -335,6 +335,78 @@ def test_a_clone_runs_no_filter_of_the_users(desk: Desk, tmp_path: Path) -> None
     assert not mark.exists()
 
 
+def test_work_in_a_submodule_goes_into_the_users_submodule(tmp_path: Path) -> None:
+    """Where that is checked out; the work of a repository that only the guest has goes beside the rest."""
+    desk = Desk(tmp_path)
+    library = repository(tmp_path / "library")
+    commit(library, "library")
+    git(desk.user, "submodule", "--quiet", "add", str(library), "lib/deep")
+    git(desk.user, "commit", "-q", "-m", "with a submodule")
+    git(tmp_path, "clone", "-q", "--recurse-submodules", str(desk.user), "second")
+    desk.guest = tmp_path / "second"
+    desk.work = KeptWork(desk.guest, desk.user)
+    inner = desk.guest / "lib/deep"
+    git(inner, "switch", "-q", "-c", "topic")
+    done = commit(inner, "four")
+    apart = commit(own := repository(desk.guest / "own"), "apart")
+    for place, name in ((inner, "topic"), (own, "main")):  # the store has them all in one
+        git(desk.guest, "fetch", "-q", str(place), name)
+    desk.work.cut.append(git(library, "rev-parse", "HEAD"))
+    desk.work.extra = {"sub/lib/deep/heads/topic": done, "sub/own/heads/main": apart}
+    top = commit(desk.guest, "six")
+    modules = state(desk.user / "lib/deep")
+    pulled = desk.pull()
+    files = desk.work.worktree()
+    assert desk.refs() == {"heads/main": top, "sub/own/heads/main": apart, "worktree": files}
+    assert desk.refs(desk.user / "lib/deep") == {"heads/topic": done}
+    assert [(one.folder, [m.name for m in one.moved]) for one in pulled.inner] == [
+        (str(desk.user / "lib/deep"), ["heads/topic"])
+    ]
+    assert state(desk.user / "lib/deep") == modules
+    stands = gitplaces.standing(read_kept(desk.work.work()), str(desk.user), account=desk.account)
+    assert stands.pulled == stands.present == set(desk.work.tips())
+    assert desk.pull().moved == ()
+    desk.work.extra["old/20260101T000000Z/sub/lib/deep/heads/topic"] = done
+    desk.pull()
+    assert desk.refs(desk.user / "lib/deep")["old/20260101T000000Z/heads/topic"] == done
+
+
+def test_what_builds_on_commits_that_nobody_has_here_is_left_out_and_the_rest_comes(
+    desk: Desk, tmp_path: Path
+) -> None:
+    """As when the guest fetched one shallow commit of somebody else's, and went on from there."""
+    wanted = commit(desk.guest, "four")
+    strange = repository(tmp_path / "strange")
+    commit(strange, "strange")
+    git(desk.guest, "fetch", "-q", "--depth=1", f"file://{strange}", "main")
+    edge = git(desk.guest, "rev-parse", "FETCH_HEAD")
+    git(desk.guest, "checkout", "-q", "-b", "theirs", "FETCH_HEAD")
+    theirs = commit(desk.guest, "seven")
+    git(desk.guest, "checkout", "-q", "main")
+    desk.work.cut.append(edge)
+    pulled = desk.pull()
+    assert pulled.left_out == ("heads/theirs",)
+    assert desk.refs() == {"heads/main": wanted}
+    assert not (desk.user / ".git/shallow").exists()
+    assert git(desk.user, "fsck", "--strict") == ""
+    git(desk.user, "update-ref", f"{PREFIX}heads/theirs", wanted)
+    desk.pull()
+    assert desk.refs()["heads/theirs"] == wanted  # of before: left alone
+    desk.clone(tmp_path / "made")
+    assert desk.refs(tmp_path / "made")["heads/theirs"] == theirs
+    assert git(tmp_path / "made", "fsck", "--strict") == ""
+
+
+def test_what_old_histories_have_is_taken(desk: Desk) -> None:
+    blob = b"x"
+    tree = tree_of(b"x", oid("blob", blob), b"0100644")
+    made = commit_of(oid("tree", tree), desk.work.base).replace(b"<ann@example.org>", b"<>")
+    told = {**desk.work.work(), "refs": [{"name": "heads/old", "commit": oid("commit", made)}]}
+    pack = pack_of((3, blob), (2, tree), (1, made))
+    gitpull.pull(read_kept(told), lambda _have: iter([pack]), str(desk.user), account=desk.account)
+    assert desk.refs() == {"heads/old": oid("commit", made)}
+
+
 def test_where_a_pull_goes(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = read_kept(desk.work.work())
     other = tmp_path / "other"
@@ -344,7 +416,7 @@ def test_where_a_pull_goes(desk: Desk, tmp_path: Path, monkeypatch: pytest.Monke
     git(stranger, "init", "-q")
 
     def found(asked: str, recorded: str) -> str:
-        return gitpull.find_repository(kept, asked, recorded, account=desk.account)
+        return gitplaces.find_repository(kept, asked, recorded, account=desk.account)
 
     monkeypatch.chdir(other)
     assert found(str(desk.user), str(other)) == str(desk.user)
