@@ -1,8 +1,7 @@
 """Work with files by the user's own rights: under sudo the CLI is root, and the files are the caller's.
 
 What root reads in a folder of a user's could be swapped for something that only root may read; where root may
-not (a FUSE mount, a home on NFS), the user may. The switch is the whole process's: no program is started, and
-no other thread works with files meanwhile. A crash leaves nothing.
+not (a FUSE mount, a home on NFS), the user may. Leaves nothing.
 """
 
 from __future__ import annotations
@@ -16,19 +15,11 @@ from banger.local.account import Account
 
 @contextlib.contextmanager
 def acting_as(account: Account) -> Iterator[None]:
-    """This process's effective user, group and groups are the account's until the end of the `with`."""
+    """This process has the account's effective ids until the end of the `with`: start no program in it."""
     if account.uid is None or account.gid is None or os.geteuid() == account.uid:
         yield
         return
-    import pwd
+    from banger.system.effective import effective
 
-    uid, gid, groups = os.geteuid(), os.getegid(), os.getgroups()
-    try:
-        os.initgroups(pwd.getpwuid(account.uid).pw_name, account.gid)
-        os.setegid(account.gid)
-        os.seteuid(account.uid)
+    with effective(account.uid, account.gid):
         yield
-    finally:
-        os.seteuid(uid)
-        os.setegid(gid)
-        os.setgroups(groups)
