@@ -26,6 +26,7 @@ NAMES = (
     "pull",
     "pull_memory",
     "workdisk",
+    "workspace_disk",
 )
 RESULTS = Path(__file__).parent / "results"
 INSIDE = "BANGER_BENCH_NAMESPACE"
