@@ -1,7 +1,7 @@
 """A hostile `.git`, staged on the host, made into a git folder of ours: only what is harmless goes over.
 
-Used by HostRepository alone. No configuration, hook, alternate, graft, attribute file or pack index of the
-guest's is taken: objects, refs, reflogs, HEAD, index and excludes are, as regular files by their names. The
+Used by HostRepository alone. No configuration, hook, alternate, graft or pack index of the guest's is
+taken: objects, refs, reflogs, HEAD, index, excludes and attributes are, as regular files by name. The
 staged files lie in a private folder that nobody writes any more. Blocking; leaves what the caller sweeps.
 """
 
@@ -24,6 +24,10 @@ _FANOUT = re.compile(rb"[0-9a-f]{2}\Z")
 _LOOSE = re.compile(rb"(?:[0-9a-f]{38}|[0-9a-f]{62})\Z")
 _HEAD = re.compile(rb"(?:ref: refs/[^\0\n]{1,4000}|[0-9a-f]{40}|[0-9a-f]{64})\n*\Z")
 _SHARED_INDEX = re.compile(rb"sharedindex\.[0-9a-f]{40,64}\Z")
+_CARRIED = (
+    b"packed-refs", b"shallow", b"info/exclude", b"info/attributes", b"logs/HEAD", b"logs/refs/stash"
+)  # fmt: skip
+"""Attributes name drivers, and no configuration of ours has one."""
 
 STATES = (b"MERGE_HEAD", b"CHERRY_PICK_HEAD", b"REVERT_HEAD", b"REBASE_HEAD", b"ORIG_HEAD")
 """Commits that an operation under way names."""
@@ -130,7 +134,7 @@ def carry_over(staged: StagedGit, own: bytes) -> list[str]:
     for entry in _entries(staged.folder):
         if _SHARED_INDEX.match(entry.name):
             _copy(entry.path, own + b"/" + entry.name, most=_LARGE)
-    for name in (b"packed-refs", b"shallow", b"info/exclude", b"logs/HEAD", b"logs/refs/stash"):
+    for name in _CARRIED:
         source = staged.folder if name == b"logs/HEAD" else staged.common
         _copy(source + b"/" + name, own + b"/" + name, most=64 << 20)
     if not _carry_refs(staged.common + b"/refs", own + b"/refs"):

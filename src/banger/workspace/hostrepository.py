@@ -16,6 +16,7 @@ from functools import partial
 from typing import BinaryIO
 
 from banger.system.errors import CommandTimeout
+from banger.system.programs import find
 from banger.system.run import Completed, run, run_to_fd
 from banger.system.threads import in_thread
 from banger.workspace.adoption import StagedTree, carry_over, hide_nested, locate
@@ -43,9 +44,14 @@ HOST_CONFIG = (
     "core.attributesFile=/dev/null",
     "core.excludesFile=/dev/null",
     "core.commitGraph=false",
+    "core.packedGitLimit=1g",
+    "core.packedGitWindowSize=64m",
     "protocol.allow=never",
     "diff.ignoreSubmodules=all",
 )
+
+MOST_MEMORY = 8 << 30
+"""Address space, in bytes, of a git that unpacks a guest's pack: a delta in it may claim any size."""
 
 _TAKEN_OVER: Mapping[str, tuple[str, ...]] = {
     "core.filemode": ("true", "false"),
@@ -216,7 +222,9 @@ class HostRepository:
             await in_thread(partial(shutil.rmtree, self._scratch))
 
     def _words(self, argv: tuple[str, ...]) -> list[str]:
+        limited = "index-pack" in argv and find("prlimit") is not None
         return [
+            *(("prlimit", f"--as={MOST_MEMORY}", "--") if limited else ()),
             "git",
             f"--git-dir={self._git_dir}",
             f"--work-tree={self._work_tree}",

@@ -34,6 +34,7 @@ COMMON_ENV: Mapping[str, str] = {
     "GIT_COMMITTER_NAME": "banger",
     "GIT_COMMITTER_EMAIL": "banger@localhost",
     "LC_ALL": "C",
+    "TZ": "UTC",
 }
 COMMON_CONFIG = (
     "core.hooksPath=/dev/null",

@@ -32,10 +32,13 @@ MAX_TIPS = 10_000
 MAX_REFLOG = 1_000
 MAX_SUBS = 200
 MAX_DEPTH = 8
+_DATES = ("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE")
 _STATES = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD", "ORIG_HEAD")
 
-Made = Mapping[tuple[str, tuple[str, ...]], str]
-"""Commits of banger's own that the store has: (tree, parents) -> id. The same state is the same commit."""
+OwnCommit = tuple[str, str, tuple[str, ...]]
+"""What a commit of banger's own is: (subject, tree, parents)."""
+Made = Mapping[OwnCommit, tuple[str, int]]
+"""Those that the store has: id and time, in seconds. The same state is the same commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,8 @@ class Brought:
 
     def commits(self) -> set[str]:
         """The ids whose history is on the host."""
-        ids = {commit for name, commit in self.refs.items() if name != "index" and is_object_id(commit)}
+        own = ("index", "worktree")  # what banger made of the user's
+        ids = {commit for name, commit in self.refs.items() if name not in own and is_object_id(commit)}
         return ids | ({self.base_commit} if self.base_commit else set())
 
 
@@ -198,11 +202,14 @@ class _Taking:
         tips["worktree"] = await self._commit(repository, tree, parents, "the files")
 
     async def _commit(self, repository: Repository, tree: str, parents: Sequence[str], what: str) -> str:
-        known = self._made.get((tree, tuple(parents)))
-        if known is not None:
+        subject = f"banger: {what}"
+        known, made_at = self._made.get((subject, tree, tuple(parents)), ("", 0))
+        if known and known in await existing(repository, [known]):
             return known
         words = [word for parent in parents for word in ("-p", parent)]
-        made = await repository.git("commit-tree", tree, *words, "-m", f"banger: {what}")
+        # one that the repository has lost since is made again as it was
+        at = dict.fromkeys(_DATES, f"@{made_at} +0000") if known else None
+        made = await repository.git("commit-tree", tree, *words, "-m", subject, env=at)
         if made.status:
             raise GitFailed("commit-tree", "failed", details=made.stderr)
         return object_id(made.stdout, "commit-tree")

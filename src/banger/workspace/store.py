@@ -23,7 +23,7 @@ from banger.workspace.hostrepository import HostRepository, bare_repository
 from banger.workspace.names import OLD, in_the_way, untangled
 from banger.workspace.packs import INCOMING, Incoming
 from banger.workspace.repository import LISTING, existing, is_object_id, object_id, outermost, unreached
-from banger.workspace.snapshot import Part
+from banger.workspace.snapshot import OwnCommit, Part
 
 WORK = "refs/work/"
 BASE = "refs/base/brought"
@@ -71,19 +71,21 @@ class WorkStore:
             )
         return tuple(sorted(found, key=lambda ref: (ref.name.startswith(OLD), ref.name)))
 
-    async def made(self) -> dict[tuple[str, tuple[str, ...]], str]:
-        """banger's own commits here, by tree and parents: the same state is the same commit."""
+    async def made(self) -> dict[OwnCommit, tuple[str, int]]:
+        """banger's own commits here: the same state is the same commit."""
         mine = [commit for name, commit in (await self.refs()).items() if _MADE.match(name)]
         if not mine:
             return {}
         shown = await self._run(
-            *("rev-list", "--no-walk=unsorted", "--no-commit-header", "--format=%H %T %P", "--stdin"),
+            *("rev-list", "--no-walk=unsorted", "--no-commit-header", "--format=%H %ct %T %P%x00%s%x00"),
+            "--stdin",
             stdin=_lines(mine),
         )
-        found: dict[tuple[str, tuple[str, ...]], str] = {}
-        for line in shown.decode().splitlines():
-            commit, tree, *parents = line.split(" ")
-            found[(tree, tuple(parent for parent in parents if parent))] = commit
+        found: dict[OwnCommit, tuple[str, int]] = {}
+        fields = shown.decode("utf-8", "replace").split("\0")
+        for words, subject in zip(fields[::2], fields[1::2], strict=False):
+            commit, moment, tree, *parents = words.split()
+            found[(subject, tree, tuple(parents))] = (commit, int(moment))
         return found
 
     def cut(self) -> tuple[str, ...]:

@@ -256,3 +256,48 @@ def test_untangled() -> None:
     assert untangled([("a", "1"), ("a/b", "2")]) == {"a": "1", "a%2Fb-3": "2"}
     assert untangled([("a", "1"), ("a", "2")]) == {"a": "1", "a-2": "2"}
     assert set(untangled([("a/b", "1"), ("a", "2"), ("a/b", "3")]).values()) == {"1", "2", "3"}
+
+
+async def test_pack_whose_delta_claims_more_than_there_is(guest: Guest, kept: Kept) -> None:
+    """git would allocate what the delta says; it is ended by its limit, and the rest of the host is not."""
+    base = guest.git("rev-parse", "HEAD:a")
+    size = len(guest.git("cat-file", "blob", base)) + 1
+    claimed = 1 << 40
+    delta = _varint(size) + _varint(claimed) + b"\x90\x01"
+    body = b"PACK" + (2).to_bytes(4, "big") + (1).to_bytes(4, "big")
+    body += _pack_header(7, len(delta)) + bytes.fromhex(base) + zlib.compress(delta)
+    pack = body + sha1(body, usedforsecurity=False).digest()
+
+    class Bombing(HostRepository):
+        async def git_to(
+            self, sink: BinaryIO, *argv: str, stdin: bytes | None = None, most: int
+        ) -> GitResult:
+            del argv, stdin, most
+            sink.write(pack)
+            sink.flush()
+            return GitResult(0, b"", "")
+
+    guest.commit("work", w="w\n")
+    await kept.keep(guest.live(), guest.brought)
+    refs = await kept.store.refs()
+    guest.commit("more", w="x\n")
+    scratch = str(guest.folder.with_name("scratch"))
+    with pytest.raises(WorkNotKept, match="objects are refused"):
+        await kept.keep(
+            Bombing(str(guest.folder / ".git"), str(guest.folder), scratch=scratch), guest.brought
+        )
+    assert await kept.store.refs() == refs
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
+
+
+def _pack_header(kind: int, size: int) -> bytes:
+    first = kind << 4 | size & 15
+    size >>= 4
+    return bytes([first | 0x80]) + _varint(size) if size else bytes([first])
