@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from banger.client.vm import VM
     from banger.errors import BangerError, ErrorCode
+    from banger.local.programs import prepare_workspace, pull_work, user_credentials
 
 __all__ = [
     "VM",
@@ -53,6 +54,9 @@ __all__ = [
     "Session",
     "SessionStream",
     "Stream",
+    "prepare_workspace",
+    "pull_work",
+    "user_credentials",
 ]
 
 _MODULES = {
@@ -78,18 +82,23 @@ _MODULES = {
     "Session": "client.session",
     "SessionStream": "client.process",
     "Stream": "client.process",
+    "prepare_workspace": "local.programs",
+    "pull_work": "local.programs",
+    "user_credentials": "local.programs",
 }
 
 
-def __getattr__(name: str) -> object:
-    module = _MODULES.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # else any name at all would do for type checkers
 
-    value: object = getattr(import_module(f"{__name__}.{module}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        module = _MODULES.get(name)
+        if module is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value: object = getattr(import_module(f"{__name__}.{module}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

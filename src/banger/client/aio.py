@@ -49,6 +49,11 @@ class AsyncClient:
         """Let go of the daemon. VMs of run() that are still there are deleted by it within ten seconds."""
         await in_thread(self._client.close)
 
+    @property
+    def blocking(self) -> Client:
+        """The same client, for what has no asynchronous twin: to be used in a thread."""
+        return self._client
+
     async def info(self) -> shapes.Info:
         """The daemon's version, process and features."""
         return await in_thread(self._client.info)

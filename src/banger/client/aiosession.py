@@ -32,10 +32,12 @@ class AsyncSession:
 
     @property
     def id(self) -> str:
+        """32 hexadecimal digits."""
         return self._session.id
 
     @property
     def name(self) -> str:
+        """Given, or made up."""
         return self._session.name
 
     @property

@@ -53,16 +53,23 @@ class AsyncVM:
     # what it is
 
     @property
+    def blocking(self) -> VM:
+        """The same VM, for what has no asynchronous twin: to be used in a thread."""
+        return self._vm
+
+    @property
     def info(self) -> shapes.VM:
         """VMReply of docs/api.md."""
         return self._vm.info
 
     @property
     def id(self) -> str:
+        """64 hexadecimal digits."""
         return self._vm.id
 
     @property
     def name(self) -> str:
+        """Given, or made up; also the guest's host name."""
         return self._vm.name
 
     @property
@@ -356,13 +363,15 @@ class AsyncVM:
 
     # the network
 
-    async def connect(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def connect(
+        self, port: int, *, timeout: float = 0.0
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection to a TCP port on the guest's own loopback; needs neither NAT nor published ports.
 
-        GUEST_ERROR when nobody listens there.
+        timeout: seconds to wait for somebody to listen there; then GUEST_ERROR.
         """
         connection = await in_thread(
-            lambda: self._vm.connect(port), discard=lambda connection: connection.close()
+            lambda: self._vm.connect(port, timeout=timeout), discard=lambda connection: connection.close()
         )
         try:
             return await asyncio.open_connection(sock=connection)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from banger.client.calls import CallClient
 from banger.client.core import Core, Fields, new_vm_fields, spec_fields
 from banger.client.values import Credentials, OnProgress
 from banger.client.vm import VM
@@ -146,6 +148,10 @@ class Client:
         """VM.patch, also of a VM that is gone. reference: its id, name or unique id prefix."""
         with self._core.calls.client() as client:
             yield from client.work_patch(reference, base=base)
+
+    def daemon(self) -> AbstractContextManager[CallClient]:
+        """The daemon's routes themselves (docs/api.md), for what has no method here; this thread's alone."""
+        return self._core.calls.client()
 
     # images and kernels
 

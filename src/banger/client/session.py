@@ -39,10 +39,12 @@ class Session:
 
     @property
     def id(self) -> str:
+        """32 hexadecimal digits."""
         return self._record["id"]
 
     @property
     def name(self) -> str:
+        """Given, or made up."""
         return self._record["name"]
 
     @property

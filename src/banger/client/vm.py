@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from banger.client.agentconnection import AgentConnection, connect_agent
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 Argv = Sequence["str | os.PathLike[str]"]
 Command = Callable[["shapes.Workspace | None"], CommandDialogue]
 SIZE = (24, 80)
+ASK_AGAIN_S = 0.2
 MAX_FILE_BYTES = 64 << 20
 
 
@@ -79,10 +82,12 @@ class VM:
 
     @property
     def id(self) -> str:
+        """64 hexadecimal digits."""
         return self._record["id"]
 
     @property
     def name(self) -> str:
+        """Given, or made up; also the guest's host name."""
         return self._record["name"]
 
     @property
@@ -127,6 +132,7 @@ class VM:
         return self._change(lambda client: client.stop_vm(self.id), progress)
 
     def restart(self, *, progress: OnProgress | None = None) -> VM:
+        """Stop and start; itself."""
         return self._change(lambda client: client.restart_vm(self.id), progress)
 
     def kill(self, signal: str = "TERM", *, progress: OnProgress | None = None) -> VM:
@@ -414,17 +420,28 @@ class VM:
 
     # the network
 
-    def connect(self, port: int) -> socket.socket:
+    def connect(self, port: int, *, timeout: float = 0.0) -> socket.socket:
         """A connection to a TCP port on the guest's own loopback; needs neither NAT nor published ports.
 
-        GUEST_ERROR when nobody listens there.
+        timeout: seconds to wait for somebody to listen there; then GUEST_ERROR.
         """
-        from banger.client.forward import open_port
+        from banger.client.forward import PortRefused, open_port
 
-        with self._core.calls.client() as client:
-            return open_port(client, self.id, port)
+        deadline = time.monotonic() + timeout
+        while True:
+            with self._core.calls.client() as client:
+                try:
+                    return open_port(client, self.id, port)
+                except PortRefused:
+                    if time.monotonic() >= deadline:
+                        raise
+            time.sleep(ASK_AGAIN_S)
 
     # underneath
+
+    def daemon(self) -> AbstractContextManager[CallClient]:
+        """The daemon's routes themselves, for what has no method here: Client.daemon."""
+        return self._core.calls.client()
 
     def _change(self, begin: Callable[[CallClient], Operation], progress: OnProgress | None) -> VM:
         self._record = cast("shapes.VM", self._core.operate(begin, progress))

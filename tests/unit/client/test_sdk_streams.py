@@ -180,6 +180,10 @@ with socket.create_server(("127.0.0.1", 0)) as server:
         with pytest.raises(BangerError) as caught:
             vm.connect(port)
         assert caught.value.code is ErrorCode.GUEST_ERROR
+    late = f"import time; time.sleep(0.5)\n{script}".replace('("127.0.0.1", 0)', f'("127.0.0.1", {port})')
+    with vm.popen(["python3", "-c", late]), vm.connect(port, timeout=30) as connection:
+        connection.sendall(b"late")
+        assert connection.recv(100) == b"LATE"
 
 
 # sessions
