@@ -123,11 +123,13 @@ class Scratch:
         """objects: the user's object folder, whose objects count as this repository's."""
         self.folder = folder
         self.account = account
-        kept = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR")
+        kept = ("PATH", "USER", "LOGNAME", "TMPDIR")
         self._env = {
             **{key: account.env[key] for key in kept if key in account.env},
             **_QUIET,
             "LANG": "C",
+            "HOME": "/dev/null",
+            "XDG_CONFIG_HOME": "/dev/null",
             "GIT_DIR": folder,
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": "/dev/null",

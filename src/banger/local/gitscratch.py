@@ -21,6 +21,7 @@ from banger.local.gitfacts import GITLINK, read_entries
 from banger.local.gitfiles import copy_small, find_files, read_small, write_small
 from banger.local.gitplan import Listing
 from banger.local.gitsource import FULL, METADATA, Source
+from banger.local.gitunderway import UnderWay, find_under_way, write_under_way
 from banger.workspace.names import spelled
 
 DEPTH = 50
@@ -52,10 +53,14 @@ def build(source: Source, folder: str, gitlinks: dict[bytes, str], *, worktree: 
         _lay_out(source, git_dir)
         os.mkdir(tree, 0o700)
     tips, names = _tips(source)
-    stashes = _stashes(scratch, source) if "refs/stash" in tips else []
     try:
+        stashes = _stashes(scratch, source) if "refs/stash" in tips else []
+        under_way = UnderWay({}, (), ())
+        if source.mode != METADATA and source.local_files:
+            under_way = find_under_way(scratch, source)
+        others = [*tips.values(), *stashes, *under_way.commits]
         if source.mode != FULL:
-            _cut_history(scratch, source.base_commit)
+            _cut_history(scratch, [source.base_commit, *under_way.commits])
         notes: tuple[str, ...] = ()
         listing = Listing([], [], (), frozenset())
         brought = source.base_commit
@@ -66,7 +71,7 @@ def build(source: Source, folder: str, gitlinks: dict[bytes, str], *, worktree: 
                 listing, index_tree, brought, notes = take_files(scratch, source, folder, gitlinks=gitlinks)
             else:
                 listing, index_tree = _check_out(scratch, source, tree)
-        _pack(scratch, [*tips.values(), *stashes, source.base_commit, brought])
+        _pack(scratch, [*others, source.base_commit, brought])
         _check_shallow(Scratch(git_dir, source.account))
     except GitFailed as error:
         raise _explained(error, source) from error
@@ -77,17 +82,19 @@ def build(source: Source, folder: str, gitlinks: dict[bytes, str], *, worktree: 
     with acting_as(source.account):
         _write_refs(git_dir, packed, f"ref: {branch}" if branch else source.base_commit)
         _drop_unused(git_dir)
+        write_under_way(git_dir, under_way)
         # only now: here that folder is another's
         write_small(git_dir, "config", os.fsencode(guest_config(source, worktree=worktree)))
     older = {f"stash-{number}": commit for number, commit in enumerate(reversed(stashes)) if number}
-    refs = {"HEAD": source.base_commit, **names, **older}
+    merged = {f"other/MERGE_HEAD-{number}": commit for number, commit in enumerate(under_way.commits)}
+    refs = {"HEAD": source.base_commit, **names, **older, **merged}
     if branch:
         refs[spelled(os.fsencode(branch.removeprefix("refs/")))] = source.base_commit
     if index_tree:
         refs["index"] = index_tree
     if brought != source.base_commit:
         refs["worktree"] = brought
-    return Built(git_dir, tree, listing, brought, refs, notes)
+    return Built(git_dir, tree, listing, brought, refs, (*notes, *under_way.notes))
 
 
 def check_objects(source: Source) -> None:
@@ -170,11 +177,11 @@ def _check_shallow(alone: Scratch) -> None:
             os.unlink(os.path.join(alone.folder, "shallow"))
 
 
-def _cut_history(scratch: Scratch, base: str) -> None:
+def _cut_history(scratch: Scratch, tips: list[str]) -> None:
     """Writes `shallow`: the commits at DEPTH that have parents, besides where the user's own history ends."""
-    parents = _parents(scratch, "--max-count", str(FIRST_LOOK), base)
-    seen = {base}
-    frontier = [base]
+    parents = _parents(scratch, "--max-count", str(FIRST_LOOK), *tips)
+    seen = set(tips)
+    frontier = list(dict.fromkeys(tips))
     for _ in range(DEPTH - 1):
         unknown = [commit for commit in frontier if commit not in parents]
         if unknown:

@@ -146,7 +146,7 @@ HOST_PACKAGES: tuple[HostPackage, ...] = (
         "`vm run PATH` and `vm workspace`: a repository in the guest",
         programs=("git",),
         required=False,
-        minimum=(2, 25),
+        minimum=(2, 32),  # GIT_CONFIG_GLOBAL: git in a repository of ours reads no other configuration
         version_argv=("git", "--version"),
     ),
     HostPackage(

@@ -12,6 +12,7 @@ import pytest
 
 from banger.errors import BangerError, ErrorCode
 from banger.local import gitscratch, gittar
+from banger.local.githead import host_moved
 from banger.local.gitplan import plan
 from banger.local.gitsource import examine
 from banger.local.gittravel import open_travel
@@ -124,6 +125,62 @@ def test_a_conflict_travels(tmp_path: Path) -> None:
     check_same(repo, guest)
     assert "<<<<<<<" in (guest.path / "a.txt").read_text()
     assert "index" not in travel.refs
+    # solved there, it is the merge that it would be here
+    assert guest.git("status") == repo.git("status")
+    guest.write("a.txt", "both\n")
+    guest.git("commit", "-q", "-a", "--no-edit")
+    assert guest.git("rev-parse", "HEAD^1", "HEAD^2") == repo.git("rev-parse", "main", "other")
+    assert guest.git("log", "-1", "--format=%s") == "Merge branch 'other'\n"
+    assert guest.git("fsck") == ""
+
+
+@pytest.mark.parametrize("what", ["cherry-pick", "revert", "rebase"])
+def test_what_is_under_way(tmp_path: Path, what: str) -> None:
+    repo = make(tmp_path)
+    repo.git("switch", "-q", "-c", "other")
+    for text in ("theirs\n", "more of theirs\n"):
+        repo.write("a.txt", text)
+        repo.commit(text.strip())
+    repo.git("switch", "-q", "main")
+    repo.write("a.txt", "ours\n")
+    repo.commit()
+    repo.git(what, "other~1" if what == "revert" else "other", check=False)
+    source = examine(str(repo.path), account=repo.account())
+    guest, travel = arrive(source, tmp_path / "guest")
+    check_same(repo, guest)
+    if what == "rebase":
+        assert travel.plan.notes == (
+            "a rebase is under way here; the guest has the files, and not the rebase",
+        )
+    else:
+        assert guest.git("status") == repo.git("status")
+
+
+@pytest.mark.parametrize("name", ["new\nline", 'quo"te:colon', "back\\slash", "ünï", " "])
+def test_folders_with_strange_names(tmp_path: Path, name: str) -> None:
+    repo = make(tmp_path, name)
+    repo.write("b.txt", "new\n")
+    repo.git("add", "b.txt")
+    source = examine(str(repo.path), account=repo.account())
+    assert (source.root, source.name) == (str(repo.path), name)
+    guest, _ = arrive(source, tmp_path / "guest")
+    check_same(repo, guest)
+
+
+def test_objects_that_are_elsewhere(tmp_path: Path) -> None:
+    """Borrowed from another repository, which borrows too; the parts not where they usually are."""
+    first = rich(tmp_path)
+    repo = Repo(tmp_path / 'od:d "name"', tmp_path / "home", init=False)
+    repo.git("clone", "-q", "--shared", str(first.path), "middle")
+    repo.git("clone", "-q", "--shared", "--separate-git-dir", str(tmp_path / "git dir"), "middle", "last")
+    last = Repo(repo.path / "last", repo.home, init=False)
+    last.write("a.txt", "there\n")
+    source = examine(str(last.path), account=last.account())
+    guest, travel = arrive(source, tmp_path / "guest")
+    check_same(last, guest)
+    assert travel.workspace["repo_root"] == str(last.path)
+    assert host_moved(str(last.path), "", last.account()) == last.head()
+    assert not (guest.path / ".git/objects/info/alternates").exists()
 
 
 def test_a_detached_head_and_a_history_longer_than_what_travels(tmp_path: Path) -> None:
