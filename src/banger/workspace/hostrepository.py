@@ -43,7 +43,6 @@ HOST_CONFIG = (
     *COMMON_CONFIG,
     "core.attributesFile=/dev/null",
     "core.excludesFile=/dev/null",
-    "core.commitGraph=false",
     "core.packedGitLimit=1g",
     "core.packedGitWindowSize=64m",
     "protocol.allow=never",

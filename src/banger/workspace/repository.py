@@ -43,6 +43,12 @@ COMMON_CONFIG = (
     "core.untrackedCache=false",
     "core.sparseCheckout=false",
     "core.safecrlf=false",
+    # graphs and indexes of packs are another's word for what the objects say
+    "core.commitGraph=false",
+    "core.multiPackIndex=false",
+    # a guest may have little memory: large files are streamed, and not compared with others
+    "core.bigFileThreshold=16m",
+    "pack.windowMemory=32m",
     "gc.auto=0",
     "maintenance.auto=false",
     "advice.addEmbeddedRepo=false",

@@ -252,7 +252,7 @@ class WorkspaceService:
                 if error.code is not ErrorCode.NOT_FOUND:
                     raise
                 return await self._nothing_there(record, workspace, disk=disk)
-            notes = staged.notes
+            notes = (*staged.notes, *_why_files(first))
             try:
                 return await self._keep(
                     record, workspace, staged.repository, ignored=ignored, notes=notes, disk=disk
@@ -284,13 +284,16 @@ class WorkspaceService:
         folder = self._folder(record.id)
         store = WorkStore(folder)
         brought = await in_thread(partial(_brought, folder, workspace))
-        snapshot = await take(repository, brought, made=await store.made(), ignored=ignored)
         try:
-            if store.exists or any(part.tips for part in snapshot.parts):
-                await in_thread(partial(mark_moving, folder))
-            await store.receive(snapshot.parts)
-        finally:
-            await snapshot.aclose()
+            snapshot = await take(repository, brought, made=await store.made(), ignored=ignored)
+            try:
+                if store.exists or any(part.tips for part in snapshot.parts):
+                    await in_thread(partial(mark_moving, folder))
+                await store.receive(snapshot.parts)
+            finally:
+                await snapshot.aclose()
+        except OSError as error:
+            raise WorkNotKept(f"on the host: {error.strerror}", details=repr(error)) from error
         return await self._write(
             record,
             workspace,
@@ -442,6 +445,12 @@ def _not_kept(record: VMRecord, tried: list[BangerError]) -> WorkNotKept:
 
 def _printable(note: str) -> str:
     return note.encode("utf-8", "backslashreplace").decode()
+
+
+def _why_files(error: BangerError | None) -> tuple[str, ...]:
+    if error is None or isinstance(error, GitMissing):
+        return ()
+    return (f"The guest's own git does not do ({_reason(error)}): its files were copied.",)
 
 
 def _log_fallback(record: VMRecord, error: BangerError) -> None:

@@ -16,7 +16,7 @@ from msgspec import structs
 from banger.model.work import WorkChanges
 from banger.workspace.errors import GitFailed, NoRepository
 from banger.workspace.files import Files, empty_tree, snapshot_files
-from banger.workspace.names import kept_name, sub_prefix, untangled
+from banger.workspace.names import kept_name, spelled, sub_prefix, untangled
 from banger.workspace.repository import (
     LISTING,
     Repository,
@@ -218,11 +218,10 @@ class _Taking:
 async def _head(repository: Repository) -> tuple[str, str]:
     """(commit or "", branch or "" when detached)."""
     named = await repository.git("symbolic-ref", "-q", "HEAD")
-    branch = text_of(named.stdout.strip())
-    if named.status or not branch.startswith("refs/heads/"):
-        branch = ""
+    ref = named.stdout.rstrip(b"\n")
+    branch = spelled(ref[len(b"refs/heads/") :]) if ref.startswith(b"refs/heads/") else ""
     found = await repository.git("rev-parse", "-q", "--verify", "HEAD^{commit}")
-    return (object_id(found.stdout, "rev-parse") if not found.status else ""), branch[len("refs/heads/") :]
+    return (object_id(found.stdout, "rev-parse") if not found.status else ""), branch
 
 
 async def _ref_tips(repository: Repository, brought: Brought) -> tuple[dict[str, str], list[str]]:

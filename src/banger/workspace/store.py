@@ -249,7 +249,17 @@ class WorkStore:
 
     async def patch(self, base: str, tree: str) -> AsyncIterator[bytes]:
         """Binary patch between two trees or commits that the store has."""
-        argv = ("diff-tree", "-r", "-p", "--binary", "--full-index", "--no-ext-diff", "--no-textconv")
+        argv = (
+            "-c",
+            "core.bigFileThreshold=512m",
+            "diff-tree",
+            "-r",
+            "-p",
+            "--binary",
+            "--full-index",
+            "--no-ext-diff",
+            "--no-textconv",
+        )
         words = ("--no-color", "--no-renames", "--ignore-submodules=none", base, tree)
         async for chunk in self._stream(*argv, *words):
             yield chunk

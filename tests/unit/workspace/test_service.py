@@ -136,6 +136,16 @@ async def test_live_with_a_full_disk(place: Place, monkeypatch: pytest.MonkeyPat
     work = await place.service.keep_live(place.record)
     assert work.how == "guest-files"
     assert [ref.name for ref in work.refs] == ["worktree"]
+    assert any("No space left" in note for note in work.notes)
+
+
+async def test_branch_of_any_bytes_can_be_said(place: Place) -> None:
+    place.guest.git("checkout", "-q", "-b", os.fsdecode(b"caf\xe9"))
+    place.guest.commit("work", a="w\n")
+    work = await place.service.keep_live(place.record)
+    assert work.branch == "caf%E9"
+    assert "heads/caf%E9" in {ref.name for ref in work.refs}
+    assert place.service.find(VM) == work
 
 
 async def test_live_and_disk_agree(place: Place) -> None:
