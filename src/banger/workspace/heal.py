@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from banger.model.notes import Notes
+from banger.model.notes import Notes, sentence
 from banger.system.threads import in_thread
+from banger.workspace.errors import WorkNotKept
 from banger.workspace.hostrepository import HostRepository
 from banger.workspace.stagetree import shown
 
@@ -35,18 +36,24 @@ _STATES: Final = re.compile(rb"[A-Z_]{1,40}_HEAD\Z")
 
 
 async def heal(repository: HostRepository, tree: str) -> tuple[str, ...]:
-    """tree: the staged work tree. Returns a sentence for each ref that was changed."""
-    found = await repository.git("rev-parse", "--absolute-git-dir")
-    if found.status:
-        return ()
-    git_dir = Path(os.fsdecode(found.stdout.rstrip(b"\n")))
-    refs = await in_thread(partial(_read, git_dir))
-    if all(_ID.match(value) for value in refs.loose.values()) and await _whole(
-        repository, {*refs.loose.values(), *refs.packed.values()}
-    ):
-        return ()
-    healing = _Healing(repository, git_dir, Path(tree, ".git"))
-    return await healing.run(refs)
+    """tree: the staged work tree. Returns a sentence for each ref that was changed.
+
+    Nothing is changed where no ref at all is whole: that is no crash's doing (objects that were never there,
+    a damage that git does not get over), and whoever keeps the work must hear of it from git.
+    """
+    try:
+        found = await repository.git("rev-parse", "--absolute-git-dir")
+        if found.status:
+            return ()
+        git_dir = Path(os.fsdecode(found.stdout.rstrip(b"\n")))
+        refs = await in_thread(partial(_read, git_dir))
+        if all(_ID.match(value) for value in refs.loose.values()) and await _whole(
+            repository, {*refs.loose.values(), *refs.packed.values()}
+        ):
+            return ()
+        return await _Healing(repository, git_dir, Path(tree, ".git")).run(refs)
+    except WorkNotKept as error:  # a history that takes git too long
+        return (sentence(f"whether a crash tore its history was not found out: {error.reason}"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,27 +75,35 @@ class _Healing:
     async def run(self, refs: _Refs) -> tuple[str, ...]:
         if await _whole(self._repository, set(refs.packed.values())):
             self._good.update(refs.packed.values())
+        torn: list[bytes] = []
         for number, (name, value) in enumerate(refs.loose.items()):
             if number == MAX_REFS:
                 self._notes.add(f"more than {MAX_REFS} refs: the others were not looked at")
                 break
-            if _ID.match(value) and await self._is_good(value):
-                continue
-            await self._mend(name)
+            if not _ID.match(value) or not await self._is_good(value):
+                torn.append(name)
+        mended = {name: await self._last_whole(name) for name in torn}
+        if self._good:
+            for name, found in mended.items():
+                await in_thread(partial(self._set, name, found))
         return self._notes.lines()
 
-    async def _mend(self, name: bytes) -> None:
-        place = self._git_dir / os.fsdecode(name)
-        what = "the commit that was checked out" if name == _HEAD else f"what {shown(name)} was last"
+    async def _last_whole(self, name: bytes) -> bytes:
+        """b"" where there is none."""
         for value in await in_thread(partial(self._logged, name)):
             if await self._is_good(value):
-                await in_thread(partial(place.write_bytes, value + b"\n"))
-                self._notes.add(
-                    f"{what} never reached the disk: it is kept as it was at {value[:12].decode()}"
-                )
-                return
+                return value
+        return b""
+
+    def _set(self, name: bytes, value: bytes) -> None:
+        place = self._git_dir / os.fsdecode(name)
+        what = "the commit that was checked out" if name == _HEAD else f"what {shown(name)} was last"
+        if value:
+            place.write_bytes(value + b"\n")
+            self._notes.add(f"{what} never reached the disk: it is kept as it was at {value[:12].decode()}")
+            return
         if name != _HEAD:  # without it, there is no repository
-            await in_thread(partial(place.unlink, missing_ok=True))
+            place.unlink(missing_ok=True)
         self._notes.add(f"{what} never reached the disk, and no state of it before that is known")
 
     async def _is_good(self, value: bytes) -> bool:

@@ -109,3 +109,17 @@ async def test_nothing_to_heal(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     _repository, notes = await healed(tmp_path / "tree")
     assert notes == ()
+
+
+async def test_what_no_crash_did_is_left(repo: Path) -> None:
+    """Each ref lacks an object, as in a clone that was never whole: git says so to whoever keeps the work."""
+    git(repo, "checkout", "-q", "--orphan", "other")
+    git(repo, "commit", "-q", "-m", "one")
+    git(repo, "update-ref", "-d", "refs/heads/main")
+    git(repo, "update-ref", "-d", "refs/heads/old")
+    lose(repo, "HEAD^{tree}")
+    tip = git(repo, "rev-parse", "HEAD")
+    (repo / ".git/logs/HEAD").unlink()
+    repository, notes = await healed(repo)
+    assert notes == ()
+    assert await asked(repository, "rev-parse", "HEAD") == tip
