@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -34,6 +34,7 @@ from banger.errors import BangerError
 from banger.helper.validate import MONITOR_PROGRAMS
 from banger.model.records import VMRecord
 from banger.model.states import VMState
+from banger.system import run
 from banger.vm.service import VMService
 from tests.crash.operations import BACK, BYSTANDER, NAME, OPERATIONS, RepairFailed
 
@@ -68,6 +69,7 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     error: int = 0  # errno to raise
     again: bool = False  # after a raise: repeat it, go back, and run into the same error once more
     pool: int = 2  # taps kept idle
+    programs: bool = False  # each program that is run is a point, "run:<name>"
 
 
 class Look(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -136,6 +138,17 @@ class Hook:
             os.kill(os.getpid(), signal.SIGKILL)
         if life.how is How.RAISE:
             raise OSError(life.error, os.strerror(life.error))
+
+
+def point_at_programs(hook: Hook) -> None:
+    """In this process, which is a life's own."""
+    real = run._run
+
+    async def pointed(argv: Sequence[str], **how: Any) -> run.Completed:
+        hook(f"run:{os.path.basename(argv[0])}")
+        return await real(argv, **how)
+
+    run._run = pointed
 
 
 class Child:
@@ -250,6 +263,8 @@ async def live(home: Path, firecracker: str, life: Life, *, say: Say) -> None:
     hook = Hook(life)
     if life.armed == OPEN:
         hook.arm()
+    if life.programs:
+        point_at_programs(hook)
     settings = settings_for(firecracker, pool=life.pool)
     services = await compose(paths, settings, crash_point=hook, programs=PROGRAMS)
     hook.disarm()

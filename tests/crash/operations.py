@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import subprocess
+import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from banger.api.requests import (
     PublishPort,
     PublishPorts,
     SetVM,
+    SetWorkspace,
     UnpublishPorts,
 )
 from banger.config.instance import instance_id
@@ -35,6 +37,7 @@ ORPHAN = "orphan"
 BYSTANDER = "bystander"
 OLD_BRIDGE = "br-old"
 PORT = 18080
+WORK_FILE = "untracked.txt"
 
 Operation = Callable[[VMService], Awaitable[object]]
 
@@ -87,6 +90,48 @@ async def delete(vms: VMService) -> None:
     await vms.delete(vms.resolve(NAME).id, no_progress)
 
 
+async def bring(vms: VMService) -> None:
+    """A repository on the work disk, one commit ahead of what was brought, and a file that is in none.
+
+    The fake guest knows no git and copies nothing: its work is read off the disk.
+    """
+    record = vms.resolve(NAME)
+    with tempfile.TemporaryDirectory() as folder:
+        repository = Path(folder, "repo")
+        repository.mkdir()
+        git = ("git", "-C", str(repository), "-c", "user.name=t", "-c", "user.email=t@example.org")
+        _command(*git, "init", "-q", "--template=", "-b", "main")
+        _command(*git, "commit", "-q", "--allow-empty", "-m", "brought")
+        brought = _command(*git, "rev-parse", "HEAD").strip()
+        _command(*git, "commit", "-q", "--allow-empty", "-m", "done in the guest")
+        Path(repository, WORK_FILE).write_text("work\n")
+        script = ["mkdir repo", "cd repo"]
+        for path in sorted(repository.rglob("*")):
+            inside = path.relative_to(repository)
+            script.append(f"mkdir {inside}" if path.is_dir() else f"write {path} {inside}")
+        Path(folder, "script").write_text("\n".join(script) + "\n")
+        _command("debugfs", "-w", "-f", f"{folder}/script", record.runtime.work_disk_path)
+    request = SetWorkspace(
+        source_path="/home/me/app",
+        repo_root="/home/me/app",
+        repo_name="app",
+        guest_path="/root/repo",
+        mode="shallow_overlay",
+        head_commit=brought,
+        base_commit=brought,
+        brought_commit=brought,
+        current_branch="main",
+        branch_name="main",
+        refs={"HEAD": brought, "heads/main": brought},
+    )
+    await vms.set_workspace(record.id, request)
+
+
+async def keep(vms: VMService) -> None:
+    """On request, of a VM that is dead."""
+    await vms.keep(vms.resolve(NAME).id, no_progress)
+
+
 async def repair(vms: VMService) -> None:
     if failures := await vms.repair(await vms.audit()):
         raise RepairFailed(failures)
@@ -116,8 +161,9 @@ async def plant(vms: VMService) -> None:
     _command("ip", "link", "set", OLD_BRIDGE, "alias", marks.link_alias(instance, "", "bridge"))
 
 
-def _command(*argv: str, stdin: str = "") -> None:
-    subprocess.run(argv, check=True, timeout=30, capture_output=True, text=True, input=stdin)
+def _command(*argv: str, stdin: str = "") -> str:
+    done = subprocess.run(argv, check=True, timeout=30, capture_output=True, text=True, input=stdin)
+    return done.stdout
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -131,6 +177,8 @@ OPERATIONS: dict[str, Operation] = {
     "kill": kill,
     "delete": delete,
     "repair": repair,
+    "bring": bring,
+    "keep": keep,
     "bystander": bystander,
     "plant": plant,
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -209,6 +210,7 @@ class Keeping:
         if record.workspace is None:
             raise NoWorkspace(record.name)
         progress(ProgressEvent(step="keep", message=f"keeping the work in {record.name}"))
+        began = time.monotonic()
         try:
             self._crash_point(f"{act}:before")
             async with asyncio.timeout(limit_s):
@@ -221,6 +223,8 @@ class Keeping:
             if not isinstance(error, (BangerError, OSError)):
                 log.exception("keeping the work in %s", record.name)
             raise KeepFailed(record.name, causes=[error]) from error
+        took_ms = (time.monotonic() - began) * 1000
+        log.info("%s: work kept (%s) in %.0f ms", record.name, kept.how, took_ms)
         for note in kept.notes:
             log.info("%s: %s", record.name, note)
         return kept
