@@ -70,7 +70,7 @@ async def snapshot_files(repository: Repository, head: str, *, ignored: bool) ->
     if found.has_index:
         try:
             listing = await work.listing()
-            found.index_tree = await _staged_tree(repository, f"{scratch}/staged", listing)
+            found.index_tree = await _staged_tree(work, f"{scratch}/staged", listing)
         except GitFailed as error:
             _demand_room(error.details or "")
             found.notes.append("The index is damaged: what was staged is not kept apart, the files are.")
@@ -144,12 +144,14 @@ class _Index:
         return found
 
 
-async def _staged_tree(repository: Repository, path: str, listing: _Listing) -> str:
+async def _staged_tree(work: _Index, path: str, listing: _Listing) -> str:
     """The tree of what is staged; of a file in conflict our side stands for it."""
-    staged = _Index(repository, path)
-    await repository.copy_index(path)
-    await staged.update("--force-remove", list(listing.unmerged))
-    await staged.put({file: words for file, words in listing.unmerged.items() if words})
+    staged = work
+    if listing.unmerged:
+        staged = _Index(work.repository, path)
+        await work.repository.copy_index(path)
+        await staged.update("--force-remove", list(listing.unmerged))
+        await staged.put({file: words for file, words in listing.unmerged.items() if words})
     return object_id((await staged.run("write-tree")).stdout, "write-tree")
 
 

@@ -104,13 +104,13 @@ class GuestRepository:
         if where.status:
             raise NoRepository
         source = os.fsdecode(where.stdout.rstrip(b"\n"))
-        status, _ = await self._run(["test", "-e", source])
+        status, said = await self._run(["cp", "-p", "--", source, target], cwd=self._path)
+        if not status:
+            return True
+        status, _ = await self._run(["test", "-e", source], cwd=self._path)
         if status:
             return False
-        status, stderr = await self._run(["cp", "-p", "--", source, target])
-        if status:
-            raise GitFailed("cp", f"of the index failed in the guest: {stderr[:200]!a}")
-        return True
+        raise GitFailed("cp", f"of the index failed in the guest: {said[:200]!a}")
 
     async def nested(self) -> tuple[bytes, ...]:
         return ()
@@ -180,7 +180,7 @@ class GuestRepository:
         except AgentRefused as error:
             if error.agent_code == "not_found" and argv[0] == GIT:
                 raise GitMissing from error
-            if argv[0] == GIT and cwd != "/":
+            if cwd != "/":
                 raise NoRepository(f"its folder cannot be entered ({error.brief})") from error
             raise
         except TimeoutError as error:

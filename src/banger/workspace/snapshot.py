@@ -161,7 +161,7 @@ class _Taking:
                 known[len(name) :]: commit for known, commit in brought.refs.items() if known.startswith(name)
             }
             base = pinned.get(path, refs.get("HEAD", ""))
-            inner = Brought(base_commit=base, refs=refs)
+            inner = Brought(base_commit=base, brought_commit=refs.get("worktree", ""), refs=refs)
             try:
                 await self.one(sub, inner, prefix=prefix + name, depth=depth + 1)
             except NoRepository:
