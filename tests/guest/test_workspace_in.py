@@ -19,7 +19,7 @@ from tests.unit.local.gitrepos import Repo
 
 pytestmark = pytest.mark.guest
 
-BLOB = random.Random(8).randbytes(8 << 20)
+BLOB = random.Random(8).randbytes(4 << 20)
 ODD = (b"na\xefve \xff name", b"two\nlines", "grüße/日本.txt".encode(), b"-rf", b" spaces ")
 
 
@@ -83,7 +83,7 @@ def vm(banger: Instance, repo: Repo) -> str:
     result = banger.banger("vm", "run", str(repo.path), "--name", "work", "-d")
     assert result.status == 0, banger.explain(("vm", "run"), result)
     files = len(ODD) + 10
-    assert f"repository: {files} files, 8.0 MiB\n" in result.stderr, result.stderr
+    assert f"repository: {files} files, 4.0 MiB\n" in result.stderr, result.stderr
     assert "left behind: 1 untracked file (.env); --include-untracked brings them\n" in result.stderr
     # before this test's own git reads it
     assert not trap_of(repo).exists(), trap_of(repo).read_text()
@@ -155,7 +155,9 @@ def test_shell_and_sessions_start_in_it(banger: Instance, vm: str) -> None:
     assert banger.ok("vm", "exec", "-u", "nobody", vm, "--", "true").stderr == ""
 
 
-def test_a_second_one_is_refused_or_takes_its_place(banger: Instance, vm: str, plain: Repo) -> None:
+def test_a_second_one_takes_its_place_once_its_work_is_kept_and_follows_its_own_repository(
+    banger: Instance, vm: str, plain: Repo
+) -> None:
     refused = banger.banger("workspace", "prepare", vm, str(plain.path))
     assert refused.status == 1
     assert f"banger workspace prepare --replace {vm} {plain.path}" in refused.stderr
@@ -171,8 +173,7 @@ def test_a_second_one_is_refused_or_takes_its_place(banger: Instance, vm: str, p
     store = Path(banger.paths.work_dir) / str(banger.show(vm)["id"]) / "repo.git"
     banger.run_in_netns("git", "-C", str(store), "cat-file", "-e", made).require()
 
-
-def test_exec_says_when_the_host_moved_on_and_can_follow_it(banger: Instance, vm: str, plain: Repo) -> None:
+    # and follows its repository
     assert banger.ok("vm", "exec", vm, "--", "true").stderr == ""
     plain.write("README", "moved\n")
     before, after = plain.head(), plain.commit("the host moves on")
@@ -206,6 +207,8 @@ def test_read_only_untracked_and_a_branch_of_the_guests_own(banger: Instance, vm
 def test_metadata_only_has_the_history_and_no_file(banger: Instance, vm: str, plain: Repo) -> None:
     banger.ok("workspace", "prepare", "--replace", "--mode", "metadata_only", vm, str(plain.path))
     assert sh(banger, vm, "ls -A; git log --format=%H | head -1") == f".git\n{plain.head()}\n"
+    head = plain.commit("the host moves on")
+    assert banger.ok("vm", "exec", "--auto-prepare", vm, "--", "git", "rev-parse", "HEAD").text == f"{head}\n"
 
 
 def test_a_full_copy_has_branches_tags_stash_and_submodules(
@@ -246,7 +249,7 @@ def test_run_path_exits_as_the_command_and_goes_with_rm(banger: Instance, plain:
     before = [vm["id"] for vm in banger.vms()]
     done = banger.banger("vm", "run", "--rm", str(plain.path), "--", "sh", "-c", "pwd; cat README; exit 42")
     assert done.status == 42, banger.explain(("vm", "run"), done)
-    assert done.text == "/root/repo\nmoved\n"
+    assert done.text == "/root/repo\n" + (plain.path / "README").read_text()
     assert [vm["id"] for vm in banger.vms()] == before
 
 
@@ -260,7 +263,7 @@ def test_a_folder_that_was_not_bangers_is_put_aside(banger: Instance, plain: Rep
     done = banger.ok("vm", "run", "--image", "bare", "--name", "bare", str(plain.path), "--", "pwd")
     assert done.text == "/root/repo\n"
     assert banger.ok("vm", "exec", "bare", "--", "cat", "README", ".git/HEAD").text == (
-        "moved\nref: refs/heads/main\n"
+        f"{(plain.path / 'README').read_text()}ref: refs/heads/main\n"
     )
     banger.ok("workspace", "prepare", "--replace", "bare", str(plain.path))
     assert banger.ok("vm", "exec", "bare", "--", "ls", "-A").text == ".git\nREADME\n"
@@ -277,3 +280,20 @@ def test_a_folder_that_was_not_bangers_is_put_aside(banger: Instance, plain: Rep
     assert f"what was at /root/repo is at /root/{before} now" in aside
     assert banger.ok("vm", "exec", "bare", "--", "cat", f"/root/{before}/note").text == "mine"
     banger.ok("vm", "delete", "bare")
+
+
+def test_one_that_does_not_fit_leaves_the_vm_without_it(banger: Instance, tmp_path: Path) -> None:
+    """The image is the test's before."""
+    big = Repo(tmp_path / "big", tmp_path / "home-of-ann")
+    big.write("zeros", bytes(80 << 20))
+    big.commit()
+    small = ("--image", "bare", "--disk-size", "64M", str(big.path))
+    failed = banger.banger("vm", "run", "--name", "small", "-d", *small)
+    assert failed.status == 1
+    assert "the repository could not be brought into small: in the guest: " in failed.stderr
+    again = f"banger vm set small --disk-size SIZE, then: banger workspace prepare small {big.path}"
+    assert f"small runs without it: {again}\n" in failed.stderr
+    assert "workspace" not in banger.show("small")
+    left = banger.ok("vm", "exec", "small", "--", "ls", "-A", "/root").text.split()
+    assert not [name for name in left if name == "repo" or "banger" in name]
+    banger.ok("vm", "delete", "small")

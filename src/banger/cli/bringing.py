@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from banger.cli.boot import Interrupted, interruptible
+from banger.cli.boot import Interrupted, interruptible, uninterrupted
 from banger.cli.escape import safe
 from banger.cli.options import MODES
 from banger.cli.progress import Progress
@@ -119,7 +119,8 @@ def bring_in(
 
     meter = _Meter(progress)
     unpack_from(client, reference, travel.write_tar, GUEST_FOLDER, replace=replace, aside=aside, tick=meter)
-    vm = client.set_workspace(reference, **travel.workspace, refs=_bounded(travel.refs))
+    with uninterrupted():  # what is in the guest now has to be known
+        vm = client.set_workspace(reference, **travel.workspace, refs=_bounded(travel.refs))
     progress.line(f"repository: {_sum(travel.plan)}")
     say_left(travel.plan, progress)
     return dict(vm)

@@ -81,6 +81,10 @@ quiet_option = click.option(
     "--quiet", is_flag=True, expose_value=False, callback=_set_quiet, help="No progress."
 )
 
+short_quiet_option = click.option(
+    "-q", "--quiet", is_flag=True, expose_value=False, callback=_set_quiet, help="No progress."
+)
+
 
 def _names(listing: Callable[[Any], Sequence[Any]], incomplete: str) -> list[CompletionItem]:
     """Names that begin so; nothing, and silently, when the daemon is down."""

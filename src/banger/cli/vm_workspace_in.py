@@ -14,7 +14,14 @@ import click
 from banger.cli.boot import Interrupted, interruptible
 from banger.cli.bringing import Wanted, bring_in, look_at, made_ready, show_plan
 from banger.cli.escape import safe
-from banger.cli.options import MODES, complete_folder, complete_vm, json_option, quiet_option, travel_options
+from banger.cli.options import (
+    MODES,
+    complete_folder,
+    complete_vm,
+    json_option,
+    short_quiet_option,
+    travel_options,
+)
 from banger.cli.progress import Progress
 from banger.cli.render import out, print_json
 from banger.client.client import Client
@@ -48,7 +55,7 @@ GUEST_PATH = "/root/repo"
     "--replace", is_flag=True, help="Where there is one already: keep the work in it, and take its place."
 )
 @json_option
-@quiet_option
+@short_quiet_option
 def prepare(
     vm: str,
     path: str,
@@ -80,9 +87,12 @@ def prepare(
 
 
 def put_in(
-    client: Client, reference: str, source: Source, *, progress: Progress, replace: bool
+    client: Client, reference: str, source: Source, *, progress: Progress, replace: bool, kept: bool = False
 ) -> dict[str, Any]:
-    """The repository into a VM that runs; the VM afterwards. ALREADY_EXISTS where one is, without replace."""
+    """The repository into a VM that runs; the VM afterwards. ALREADY_EXISTS where one is, without replace.
+
+    kept: the work in it was kept just now.
+    """
     from banger.client.copy import is_there
 
     vm: dict[str, Any] = dict(client.show_vm(reference))
@@ -93,11 +103,12 @@ def put_in(
         raise BangerError(
             ErrorCode.ALREADY_EXISTS,
             f"{name} has {_what(vm)} already",
-            hint=f"--replace keeps the work in it first: {_again(name, source.path)}",
+            hint=f"--replace {_what_happens(vm)}: {_again(name, source.path)}",
         )
     with made_ready(source, progress) as travel:
         if there and vm.get("workspace"):
-            keep(client, vm_id, progress)
+            if not kept:
+                keep(client, vm_id, progress)
         elif there:  # not ours: nobody would know its work
             aside = f"repo.before-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
         with interruptible():
@@ -164,7 +175,11 @@ def prepare_again(client: Client, reference: str) -> None:
             readonly=bool(before.get("readonly")),
             include_untracked=bool(before.get("include_untracked")),
         )
-        put_in(client, str(vm["id"]), look_at(wanted), progress=progress, replace=True)
+        put_in(client, str(vm["id"]), look_at(wanted), progress=progress, replace=True, kept=True)
+
+
+def _what_happens(vm: dict[str, Any]) -> str:
+    return "keeps the work in it first" if vm.get("workspace") else "puts it aside"
 
 
 def _again(name: str, path: str) -> str:
