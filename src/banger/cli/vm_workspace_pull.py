@@ -164,15 +164,18 @@ def advice(kept: Kept, pulled: Pulled, branches: tuple[str, set[str]]) -> list[t
     tips.sort(key=lambda name: (name != own, name))
     if "HEAD" in here and not kept.branch:
         tips.insert(0, "HEAD")
-    for name in tips[:MOST_BRANCHES]:
+    for number, name in enumerate(tips[:MOST_BRANCHES]):
         ref = shlex.quote(pulled.prefix + name)
         branch = name.removeprefix("heads/") if name != "HEAD" else kept.vm_name
         whose = f"the branch {branch}" if name != "HEAD" else "the detached HEAD"
+        free = shlex.quote(_free(branch, kept.vm_name, taken))
+        if number:  # what the files are, further down, goes with the first
+            found.append((f"have {whose} too", f"git branch {free} {ref}"))
+            continue
         found.append((f"what is new on {whose}", f"git log --oneline HEAD..{ref}"))
         if branch == current:
             found.append(("take it into your branch", f"git merge {ref}"))
-        free = _free(branch, kept.vm_name, taken)
-        found.append(("have it as a branch", f"git switch -c {shlex.quote(free)} {ref}"))
+        found.append(("have it as a branch", f"git switch -c {free} {ref}"))
     if "worktree" in here:
         ref = f"{pulled.prefix}worktree"
         found.append(("what the files there have beside your HEAD", f"git diff HEAD {ref}"))
