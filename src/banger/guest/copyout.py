@@ -18,6 +18,7 @@ from banger.guest import wire
 from banger.guest.connection import FrameStream, open_connection
 from banger.guest.errors import GuestTimeout, GuestUnreachable
 from banger.guest.wire import Fields, WireError
+from banger.system.diskroom import DiskRoom
 from banger.system.threads import in_thread
 
 FEATURE: Final = "copy"
@@ -25,10 +26,7 @@ CONNECT_TIMEOUT_S: Final = 10.0
 START_TIMEOUT_S: Final = 60.0
 STALL_TIMEOUT_S: Final = 120.0
 MAX_NOTES: Final = 32
-KEEP_FREE_BYTES: Final = 256 << 20
-"""What stays free on the host's disk for everything else that banger writes."""
 _PIECE: Final = 4 << 20
-_LOOK: Final = 64 << 20
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -77,7 +75,7 @@ class _Copy:
         self._most = most_bytes
         self._held = bytearray()
         self._bytes = 0
-        self._looked = -_LOOK
+        self._room = DiskRoom(out.fileno())
         self._started = False
         self._notes: list[str] = []
 
@@ -136,15 +134,7 @@ class _Copy:
             raise BangerError(code, f"writing what the guest sends failed: {error.strerror}") from error
 
     def _write(self, held: bytearray) -> None:
-        if self._bytes - self._looked >= _LOOK:
-            self._looked = self._bytes
-            found = os.fstatvfs(self._out.fileno())
-            if found.f_bavail * found.f_frsize < KEEP_FREE_BYTES:
-                raise BangerError(
-                    ErrorCode.NO_SPACE,
-                    "the host's disk is nearly full: the copy out of the guest was given up",
-                    hint="free some space, or set BANGER_HOME to a folder on a larger disk",
-                )
+        self._room.use(len(held))
         view = memoryview(held)
         while view:
             view = view[self._out.write(view) :]

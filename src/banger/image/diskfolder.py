@@ -18,6 +18,7 @@ from banger.image.ext4tree import Ext4
 from banger.image.treetar import write_tree
 from banger.model.notes import Notes
 from banger.system import ext4
+from banger.system.diskroom import DiskRoom
 from banger.system.errors import CommandError
 from banger.system.ext4 import E2fsprogs
 from banger.system.tarheaders import BadTar
@@ -72,9 +73,15 @@ def _needs_recovery(disk: str) -> bool:
 
 
 def _write(disk: str, inner_path: str, out: BinaryIO, *, notes: Notes, stop: threading.Event) -> None:
-    def heard(_count: int = 0) -> None:
+    room = DiskRoom(out.fileno())
+    before = 0
+
+    def heard(written: int = 0) -> None:
+        nonlocal before
         if stop.is_set():
             raise Stopped
+        room.use(written - before if written else 0)
+        before = written or before
 
     descriptor = os.open(disk, os.O_RDONLY | os.O_CLOEXEC)
     try:

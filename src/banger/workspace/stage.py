@@ -26,7 +26,10 @@ from banger.workspace.stagefiles import Writer
 from banger.workspace.stagetree import read_tree
 
 MAX_BYTES: Final = 128 << 30
-"""Of all files together, and of the tar: as large as a disk of banger's can be (SPEC §1)."""
+"""Of all files together, holes included: as large as a disk of banger's can be (SPEC §1)."""
+WORK_DISK: Final = "work.ext4"
+"""Of a VM, in its folder."""
+SMALLEST: Final = 256 << 20
 HOME: Final = "/root"
 """Where the guest mounts its work disk."""
 
@@ -38,15 +41,15 @@ class _Stopped(Exception):
     """The caller is gone."""
 
 
-async def stage_guest(vm_dir: str, guest_path: str, folder: str, *, most_bytes: int = MAX_BYTES) -> Staged:
+async def stage_guest(vm_dir: str, guest_path: str, folder: str) -> Staged:
     """A running guest's folder into `folder`, which is there, private and empty.
 
     NOT_FOUND where the guest has no such folder; WorkNotKept where it sends what is none, or too much;
     NO_SPACE; what copy_out raises.
     """
     with tempfile.TemporaryFile(dir=folder, buffering=0) as tar:
-        copied = await copy_out(vm_dir, guest_path, tar, most_bytes=most_bytes)
-        tree, notes = await unpack(tar.fileno(), folder, most_bytes=most_bytes)
+        copied = await copy_out(vm_dir, guest_path, tar, most_bytes=_most_bytes(vm_dir))
+        tree, notes = await unpack(tar.fileno(), folder)
     repository = await HostRepository.adopt(
         tree, _own(folder), how="guest-files", known_as=guest_path.rstrip("/")
     )
@@ -86,6 +89,14 @@ def _unpack(tar: int, folder: str, *, most_bytes: int, stop: threading.Event) ->
     os.mkdir(tree, 0o700)
     Writer(tar, tree, most_bytes=most_bytes, notes=notes, heard=heard).write(top)
     return tree, notes.lines()
+
+
+def _most_bytes(vm_dir: str) -> int:
+    """What a guest may send: twice its work disk, as a tar is longer than its files (without their holes)."""
+    try:
+        return max(2 * os.stat(os.path.join(vm_dir, WORK_DISK)).st_size, SMALLEST)
+    except FileNotFoundError:
+        return MAX_BYTES
 
 
 def _own(folder: str) -> str:

@@ -15,6 +15,7 @@ from typing import Final
 
 from banger.errors import BangerError, ErrorCode
 from banger.model.notes import Notes
+from banger.system.diskroom import DiskRoom
 from banger.system.tarheaders import FILE, FOLDER, SYMLINK
 from banger.workspace.errors import WorkNotKept
 from banger.workspace.stagetree import Node, not_for_git, shown, unwanted_in_git
@@ -45,6 +46,7 @@ class Writer:
     def write(self, top: Node) -> None:
         """Into the folder, which is there and empty. WorkNotKept for too much, NO_SPACE, HOST_UNSUITABLE."""
         self._root = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._room = DiskRoom(self._root)
         try:
             self._write_below(top)
             for path, target in self._links:
@@ -107,6 +109,7 @@ class Writer:
                     self._copy(target, offset, length, position=position)
                 os.ftruncate(target, node.size)
             elif node.size <= _SMALL:
+                self._room.use(node.size)
                 _write(target, self._read(node.size, node.position), 0)
             else:
                 self._copy_with_holes(target, node)
@@ -132,6 +135,7 @@ class Writer:
     def _copy(self, target: int, offset: int, count: int, *, position: int) -> None:
         while count > 0:
             self._heard()
+            self._room.use(min(count, 64 * _STEP))
             moved = self._kernel_copy(target, offset, min(count, 64 * _STEP), position=position)
             if not moved:
                 moved = min(count, _STEP)

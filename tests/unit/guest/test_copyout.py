@@ -16,6 +16,7 @@ from banger.guest import copyout, wire
 from banger.guest.copyout import copy_out
 from banger.guest.wire import encode_fields, encode_frame
 from banger.image.initramfs import agent_binary
+from banger.system import diskroom
 from tests.fakes.guestagent import FakeGuestSocket, Script, end, serve_agent
 
 pytestmark = pytest.mark.anyio
@@ -108,7 +109,7 @@ async def test_silence_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copyout, "KEEP_FREE_BYTES", 1 << 62)
+    monkeypatch.setattr(diskroom, "KEEP_FREE_BYTES", 1 << 62)
     with pytest.raises(BangerError) as caught:
         await asked(tmp_path, saying(STARTED, DATA, END))
     assert caught.value.code is ErrorCode.NO_SPACE

@@ -13,10 +13,13 @@ import pytest
 from banger.errors import BangerError, ErrorCode
 from banger.image.diskfolder import DiskFolders
 from banger.image.initramfs import agent_binary
+from banger.system import diskroom
 from banger.system.ext4 import E2fsprogs
+from banger.workspace import stage
 from banger.workspace.service import Staged
-from banger.workspace.stage import stage_disk, stage_guest
+from banger.workspace.stage import stage_disk, stage_guest, unpack
 from tests.fakes.guestagent import end, serve_agent
+from tests.unit.workspace.hostiletar import Entry, tar_of
 
 pytestmark = pytest.mark.anyio
 
@@ -316,3 +319,29 @@ async def test_damage_is_not_taken_for_an_empty_workspace(repo: Path, tmp_path: 
     with pytest.raises(BangerError) as caught:
         await off_disk(disk)
     assert caught.value.code is ErrorCode.IMAGE_INVALID
+
+
+async def test_the_hosts_disk_is_not_filled(
+    repo: Path, tmp_path: Path, agent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guests write to it, too."""
+    disk = image(tmp_path, tmp_path / "disk")
+    monkeypatch.setattr(diskroom, "KEEP_FREE_BYTES", 1 << 62)
+    with pytest.raises(BangerError) as off:
+        await off_disk(disk)
+    with pytest.raises(BangerError) as out:
+        await stage_guest(str(agent), str(repo), staging(tmp_path))
+    tar = tmp_path / "tar"
+    tar.write_bytes(tar_of([Entry("./file", content=b"x")]))
+    with pytest.raises(BangerError) as laid, tar.open("rb") as file:
+        await unpack(file.fileno(), staging(tmp_path))
+    assert {error.value.code for error in (off, out, laid)} == {ErrorCode.NO_SPACE}
+
+
+async def test_a_guest_cannot_send_more_than_its_disk_has(
+    repo: Path, tmp_path: Path, agent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (agent / "work.ext4").write_bytes(bytes(1000))
+    monkeypatch.setattr(stage, "SMALLEST", 10_000)
+    with pytest.raises(BangerError, match="sends more than"):
+        await stage_guest(str(agent), str(repo), staging(tmp_path))
