@@ -35,12 +35,16 @@ _PREFIX = "banger-travel-"
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One repository of those that travel. prefix: "" or `path/`; git_at: below the top."""
+    """One repository of those that travel. prefix: "" or `path/`; git_at: below the top.
+
+    named: what its names begin with in the record, `sub/<path>/sub/<path below>/`.
+    """
 
     source: Source
     built: Built
     prefix: bytes
     git_at: bytes
+    named: str
     empty: tuple[bytes, ...]
 
 
@@ -105,7 +109,7 @@ def open_travel(source: Source, *, tell: Callable[[str], None] | None = None) ->
         tell(f"reading {source.name}")
     with scratch_folder(source.account) as folder:
         try:
-            parts = tuple(_make(source, folder, prefix=b"", git_at=b".git"))
+            parts = tuple(_make(source, folder, prefix=b"", git_at=b".git", named=""))
         except OSError as error:
             raise _failed(error) from error
         yield _travel(source, parts)
@@ -154,12 +158,12 @@ def _sweep(above: str) -> None:
                 os.close(fd)
 
 
-def _make(source: Source, folder: str, *, prefix: bytes, git_at: bytes) -> Iterator[_Part]:
+def _make(source: Source, folder: str, *, prefix: bytes, git_at: bytes, named: str) -> Iterator[_Part]:
     gitlinks = {sub.path: sub.source.head_commit for sub in source.submodules if sub.source}
     worktree = os.fsdecode(os.path.relpath(prefix.rstrip(b"/"), git_at)) if prefix else ""
     built = build(source, folder, gitlinks, worktree=worktree)
     empty = tuple(sub.path for sub in source.submodules if not sub.source and _is_folder(source, sub.path))
-    yield _Part(source, built, prefix, git_at, empty)
+    yield _Part(source, built, prefix, git_at, named, empty)
     for number, sub in enumerate(source.submodules):
         if sub.source is None:
             continue
@@ -167,7 +171,8 @@ def _make(source: Source, folder: str, *, prefix: bytes, git_at: bytes) -> Itera
         with acting_as(source.account):
             os.mkdir(below, 0o700)
         at = os.path.join(git_at, os.fsencode(modules_folder(sub.name)))
-        yield from _make(sub.source, below, prefix=prefix + sub.path + b"/", git_at=at)
+        under = named + sub_prefix(sub.path)
+        yield from _make(sub.source, below, prefix=prefix + sub.path + b"/", git_at=at, named=under)
 
 
 def _is_folder(source: Source, path: bytes) -> bool:
@@ -187,8 +192,7 @@ def _travel(source: Source, parts: tuple[_Part, ...]) -> Travel:
         left += [prefix + name for name in part.built.listing.left]
         notes += part.built.notes
         submodules += [prefix + os.fsdecode(s.path) for s in part.source.submodules if s.source is None]
-        under = sub_prefix(part.prefix[:-1]) if prefix else ""
-        refs |= {under + name: commit for name, commit in part.built.refs.items()}
+        refs |= {part.named + name: commit for name, commit in part.built.refs.items()}
     size = sum(file.size for part in parts for file in part.built.listing.files)
     modified: tuple[str, ...] = ()
     if source.mode == METADATA or not source.local_files:

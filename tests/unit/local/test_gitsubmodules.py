@@ -89,7 +89,7 @@ def test_a_full_copy_takes_them_along(tmp_path: Path) -> None:
     assert travel.refs["sub/libs/mid/HEAD"] == mid.head()
     assert travel.refs["sub/libs/mid/heads/work"] == mid.head()
     assert travel.refs["sub/libs/mid/worktree"] == there.head("refs/banger/base")
-    assert travel.refs["sub/libs/mid/deep/HEAD"] == deep.head()
+    assert travel.refs["sub/libs/mid/sub/deep/HEAD"] == deep.head()
     assert travel.plan.submodules_left == plan(source).submodules_left == ("absent",)
     assert travel.plan.untracked_left == ("libs/mid/deep/untracked",)
     assert travel.plan.files == plan(source).files
