@@ -130,7 +130,8 @@ def _excludes(source: Source) -> bytes:
     if own.startswith("~/"):
         own = os.path.join(source.account.home, own[2:])
     both = (own, os.path.join(source.repository.common_dir, "info/exclude"))
-    return b"".join((read_small(path) or b"").rstrip(b"\n") + b"\n" for path in both)
+    texts = [read_small(path) for path in both if path.startswith("/")]
+    return b"".join(text.rstrip(b"\n") + b"\n" for text in texts if text)
 
 
 def _tips(source: Source) -> tuple[dict[str, str], dict[str, str]]:
