@@ -135,6 +135,7 @@ def run(
         terminal = terminal or (wants_shell and is_terminal(0) and is_terminal(1))
     try:
         with Client() as client, Progress() as progress, ExitStack() as stack:
+            packed = stack.enter_context(ExitStack())
             travel: Travel | None = None
             if path is not None:
                 from banger.cli.bringing import Wanted, look_at, made_ready, show_plan
@@ -144,7 +145,6 @@ def run(
                 if dry_run:
                     show_plan(source, progress)
                     return 0
-                packed = stack.enter_context(ExitStack())
                 travel = packed.enter_context(made_ready(source, progress))
             vm = boot_pulled(client, owned(fields, progress), progress)
             vm_id, name = str(vm["id"]), str(vm["name"])

@@ -128,7 +128,8 @@ def keep(client: Client, reference: str, progress: Progress) -> dict[str, Any]:
 
 def has_work(work: dict[str, Any]) -> bool:
     """Whether there is anything in the guest now that was not brought; what was kept before is safe."""
-    return any(not str(ref.get("name", "")).startswith("old/") for ref in work.get("refs", ()))
+    names = [str(ref.get("name", "")) for ref in work.get("refs", ())]
+    return any(not name.startswith("old/") for name in names) or (bool(work.get("changed")) and not names)
 
 
 def prepare_again(client: Client, reference: str) -> None:
