@@ -50,6 +50,11 @@ class Screen:
         return "\n".join(self.lines)
 
     @property
+    def title(self) -> str:
+        """What a program gave the window as its title."""
+        return str(self._screen.title)
+
+    @property
     def cursor(self) -> tuple[int, int]:
         """(row, column) from 0."""
         return self._screen.cursor.y, self._screen.cursor.x
