@@ -89,6 +89,7 @@ class GuestRepository:
         return GitResult(status, b"", stderr)
 
     async def scratch(self) -> str:
+        said = ""
         for root in self._scratch_roots if self._scratch is None else ():
             folder = f"{root}/banger-keep-{secrets.token_hex(8)}"
             status, said = await self._run(["mkdir", "-m", "700", "--", folder])
