@@ -63,7 +63,7 @@ class BangerError(Exception):
         self.brief = brief
         self.details = details
         self.hint = hint
-        self.data = data or {}
+        self.data: dict[str, Any] = data or {}
 
     def __str__(self) -> str:
         return self.brief

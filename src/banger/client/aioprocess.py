@@ -38,11 +38,11 @@ class _Wire(asyncio.Protocol):
     """The socket's end of a stream: bytes between the transport and the dialogue."""
 
     def __init__(self, dialogue: Dialogue) -> None:
-        self.dialogue = dialogue
+        self.dialogue: Dialogue = dialogue
         self.transport: asyncio.Transport | None = None
-        self.full = False  # the transport takes no more just now
-        self.most = HIGH
-        self.gone = asyncio.get_running_loop().create_future()
+        self.full: bool = False  # the transport takes no more just now
+        self.most: int = HIGH
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting: set[asyncio.Future[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -126,7 +126,7 @@ class Calls:
     """Low-level clients of one instance, lent one by one."""
 
     def __init__(self, paths: Paths, *, autostart: bool) -> None:
-        self.paths = paths
+        self.paths: Paths = paths
         self._autostart = autostart
         self._lock = threading.Lock()
         self._idle: list[CallClient] = []

@@ -39,7 +39,7 @@ class Client:
     def __init__(
         self, paths: Paths | None = None, *, autostart: bool = True, version: str = banger.__version__
     ) -> None:
-        self.paths = resolve_paths() if paths is None else paths
+        self.paths: Paths = resolve_paths() if paths is None else paths
         self._autostart = autostart
         self._version = version
         self._idle: Connection | None = None
@@ -394,10 +394,10 @@ class Operation:
 
     def __init__(self, client: Client, reply: shapes.Operation) -> None:
         self._client = client
-        self.id = reply["id"]
-        self.kind = reply["kind"]
-        self.url = reply["url"]
-        self.vm_id = reply.get("vm_id", "")
+        self.id: str = reply["id"]
+        self.kind: str = reply["kind"]
+        self.url: str = reply["url"]
+        self.vm_id: str = reply.get("vm_id", "")
 
     def cancel(self) -> None:
         self._client.request("POST", f"{self.url}/cancel")

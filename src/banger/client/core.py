@@ -42,11 +42,11 @@ class Core:
         credentials: Credentials | None,
         progress: OnProgress | None,
     ) -> None:
-        self.calls = Calls(paths, autostart=autostart)
-        self.leases = Leases(paths)
+        self.calls: Calls = Calls(paths, autostart=autostart)
+        self.leases: Leases = Leases(paths)
         self._credentials = credentials
         self._progress = progress
-        self.close = weakref.finalize(self, _close, self.calls, self.leases)
+        self.close: Callable[[], object] = weakref.finalize(self, _close, self.calls, self.leases)
 
     def operate(
         self, begin: Callable[[CallClient], Operation], progress: OnProgress | None

@@ -27,21 +27,21 @@ _NAMES: dict[int, StreamName] = {wire.FRAME_STDOUT: "stdout", wire.FRAME_STDERR:
 class Dialogue:
     """The base: output both ways with the agent's window, and how it ends."""
 
-    patient = False
+    patient: bool = False
     """A greeting is answer enough: what is asked for may take its time."""
 
     def __init__(self, request: bytes) -> None:
-        self.outgoing = bytearray(request)
+        self.outgoing: bytearray = bytearray(request)
         self.arrived: deque[Output] = deque()
-        self.held = 0
+        self.held: int = 0
         """Bytes in `arrived`."""
-        self.answered = False
-        self.started = False
-        self.ended = False
+        self.answered: bool = False
+        self.started: bool = False
+        self.ended: bool = False
         self.failure: BangerError | None = None
-        self.pid = 0
-        self.window = wire.WIRE_STDIN_WINDOW
-        self.input_ended = False
+        self.pid: int = 0
+        self.window: int = wire.WIRE_STDIN_WINDOW
+        self.input_ended: bool = False
         self._frames = wire.FrameReader()
 
     # what comes
@@ -185,8 +185,8 @@ class CommandDialogue(_Ending):
         except wire.WireError as error:
             raise BangerError(ErrorCode.INVALID_ARGUMENT, str(error)) from None
         super().__init__(request)
-        self.argv = tuple(argv)
-        self.input_ended = not stdin
+        self.argv: tuple[str, ...] = tuple(argv)
+        self.input_ended: bool = not stdin
 
     def part(self) -> None:
         self.send_signal(SIGKILL)
@@ -194,7 +194,7 @@ class CommandDialogue(_Ending):
     def _take(self, kind: int, fields: Fields) -> None:
         if kind == wire.FRAME_STARTED:
             self.started = True
-            self.pid = fields.number(wire.STARTED_PID)
+            self.pid: int = fields.number(wire.STARTED_PID)
         elif kind == wire.FRAME_EXIT:
             self._exit(fields)
 
@@ -238,7 +238,7 @@ class AttachDialogue(_Ending):
                 session_id, write=write, replay=replay, rows=size[0], cols=size[1]
             )
         )
-        self.writer = False
+        self.writer: bool = False
         self._seen = {"stdout": 0, "stderr": 0}
         self._told = dict(self._seen)
 
@@ -257,12 +257,12 @@ class AttachDialogue(_Ending):
     def part(self) -> None:
         self._tell()
         if self.started and not self.ended:
-            self.outgoing += sessionwire.encode_session_detach()
+            self.outgoing.extend(sessionwire.encode_session_detach())
 
     def _tell(self) -> None:
         if self.started and self._seen != self._told:
             self._told = dict(self._seen)
-            self.outgoing += sessionwire.encode_session_seen(self._seen["stdout"], self._seen["stderr"])
+            self.outgoing.extend(sessionwire.encode_session_seen(self._seen["stdout"], self._seen["stderr"]))
 
     def _take(self, kind: int, fields: Fields) -> None:
         if kind == wire.FRAME_STARTED:

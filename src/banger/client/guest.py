@@ -53,7 +53,7 @@ class CommandNotStarted(BangerError):
 
     def __init__(self, brief: str, *, status: int, code: str) -> None:
         super().__init__(ErrorCode.GUEST_ERROR, brief, data={"agent_code": code})
-        self.status = status
+        self.status: int = status
 
 
 def not_started(fields: Fields) -> CommandNotStarted:

@@ -45,8 +45,8 @@ class Response:
     """A reply whose body has not been read yet. Header names are in lower case."""
 
     def __init__(self, connection: Connection, status: int, headers: dict[str, str]) -> None:
-        self.status = status
-        self.headers = headers
+        self.status: int = status
+        self.headers: dict[str, str] = headers
         self._connection = connection
         self._chunked = headers.get("transfer-encoding", "").lower() == "chunked"
         length = headers.get("content-length", "")
@@ -117,9 +117,9 @@ class Connection:
     """One connection; `reusable` and `idle` say whether the next request may use it."""
 
     def __init__(self, path: str, timeout_s: float | None) -> None:
-        self.socket = connect_unix(path, timeout_s)
-        self.reusable = True
-        self.idle = True
+        self.socket: socket.socket = connect_unix(path, timeout_s)
+        self.reusable: bool = True
+        self.idle: bool = True
         self._buffer = b""
 
     def request(

@@ -74,10 +74,10 @@ class CommandFailed(BangerError):
             details=_tail(stderr) or None,
             data={"returncode": returncode},
         )
-        self.command = tuple(args)
-        self.returncode = returncode
-        self.stdout = stdout
-        self.stderr = stderr
+        self.command: tuple[str, ...] = tuple(args)
+        self.returncode: int = returncode
+        self.stdout: bytes | str = stdout
+        self.stderr: bytes | str = stderr
 
 
 class CommandTimeout(BangerError):
@@ -91,10 +91,10 @@ class CommandTimeout(BangerError):
             f"the command ran longer than {timeout_s:g} s in the guest and was killed: {_shown(args)}",
             details=_tail(stderr) or None,
         )
-        self.command = tuple(args)
-        self.timeout = timeout_s
-        self.stdout = stdout
-        self.stderr = stderr
+        self.command: tuple[str, ...] = tuple(args)
+        self.timeout: float = timeout_s
+        self.stdout: bytes | str = stdout
+        self.stderr: bytes | str = stderr
 
     def as_text(self) -> CommandTimeout:
         """The same, with str."""

@@ -21,11 +21,11 @@ class Paths:
     def __init__(
         self, home: str, config_file: str, *, state_dir: str, cache_dir: str, runtime_dir: str
     ) -> None:
-        self.home = home
-        self.config_file = config_file
-        self.state_dir = state_dir
-        self.cache_dir = cache_dir
-        self.runtime_dir = runtime_dir
+        self.home: str = home
+        self.config_file: str = config_file
+        self.state_dir: str = state_dir
+        self.cache_dir: str = cache_dir
+        self.runtime_dir: str = runtime_dir
 
     @property
     def socket(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -149,6 +150,21 @@ def test_the_programs_satisfy_mypy(typed: Path) -> None:
         str(HERE / "mypy"), "--strict", "--config-file=", "--python-version=3.11", *files, MYPYPATH="src"
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_every_public_type_is_written_down() -> None:
+    """As pyright checks a library's: nothing is left to what a checker may infer."""
+    path = f"{HERE}:{os.environ['PATH']}"
+    argv = ["--pythonpath", sys.executable, "--verifytypes", "banger", "--ignoreexternal", "--outputjson"]
+    done = run(str(HERE / "pyright"), *argv, PATH=path)
+    symbols = json.loads(done.stdout)["typeCompleteness"]["symbols"]
+    homes = {f"banger.{module}.{name}" for name, module in banger._MODULES.items()}
+    ours = [
+        symbol for symbol in symbols if symbol["name"] in homes or symbol["name"].rpartition(".")[0] in homes
+    ]
+    assert {symbol["name"] for symbol in ours} >= homes
+    assert not [symbol for symbol in ours if symbol["isTypeAmbiguous"] or not symbol["isTypeKnown"]]
 
 
 @pytest.mark.slow
