@@ -1,6 +1,6 @@
 """A person who types what a page says into one bash at a terminal, in a home of their own; and what they see.
 
-The bash runs in the instance's network namespace, with `banger` on PATH and an account (ssh goes by /etc/passwd)
+The bash runs in the instance's network namespace, with `banger` on PATH and an account (ssh asks /etc/passwd)
 whose home is the given folder.
 """
 
