@@ -77,7 +77,8 @@ def _with_way_out(client: Client, vm: str, error: BangerError) -> BangerError:
         before = client.show_work(vm)
     except BangerError:
         return error
-    if not before.get("kept_at"):
+    kept = kept_ago(before)
+    if not kept:
         return error
     words = click.get_current_context().command_path
     return BangerError(
@@ -85,12 +86,18 @@ def _with_way_out(client: Client, vm: str, error: BangerError) -> BangerError:
         error.brief,
         details=error.details,
         data=error.data,
-        hint=f"what was kept {age(before['kept_at'])} is there: {words} --no-keep {before['vm_name']}",
+        hint=f"what was kept {kept} is there: {words} --no-keep {before['vm_name']}",
     )
 
 
 def short(commit: str) -> str:
     return commit[:SHOWN_COMMIT]
+
+
+def kept_ago(work: shapes.Work) -> str:
+    """`5 minutes ago`; "" for never."""
+    moment = work.get("kept_at", "")
+    return age(moment) if moment else ""
 
 
 def plural(count: int, one: str, many: str = "") -> str:
@@ -114,7 +121,8 @@ def changed_files(work: shapes.Work) -> str:
 
 
 def branch_of(work: shapes.Work) -> str:
-    return work.get("branch", "") or (f"detached at {short(work['head'])}" if work.get("head") else "")
+    head = work.get("head", "")
+    return work.get("branch", "") or (f"detached at {short(head)}" if head else "")
 
 
 @click.command(
@@ -243,7 +251,7 @@ def _row(work: shapes.Work) -> list[str]:
         branch_of(work),
         str(changes.get("ahead", 0)),
         str(files),
-        age(work["kept_at"]) if work.get("kept_at") else "never",
+        kept_ago(work) or "never",
         "there" if work.get("vm_exists") else "deleted",
     ]
 

@@ -10,13 +10,14 @@ import click
 from banger.cli.escape import safe
 from banger.cli.main import say
 from banger.cli.options import json_option, quiet_option
-from banger.cli.render import age, out, print_fields, print_json, print_table
+from banger.cli.render import out, print_fields, print_json, print_table
 from banger.cli.vm_life import complain
 from banger.cli.vm_workspace_out import (
     branch_of,
     changed_files,
     current_work,
     ignored_option,
+    kept_ago,
     no_keep_option,
     plural,
     short,
@@ -61,11 +62,11 @@ def status(vm: str, ignored: bool, no_keep: bool, as_json: bool) -> int:
                 work = client.show_work(vm)
             except BangerError:
                 raise error from None
-            if not work.get("kept_at"):
+            if not kept_ago(work):
                 raise
             failed = True
             complain(error)
-            say(f"what follows is what was kept {age(work['kept_at'])}")
+            say(f"what follows is what was kept {kept_ago(work)}")
     from banger.local.gitplaces import standing
     from banger.local.kepttips import read_kept
 
@@ -103,8 +104,8 @@ def _print(work: shapes.Work, stand: Standing | None, missing: str) -> None:
     workspace = work["workspace"]
     refs = work.get("refs", [])
     kept = "never"
-    if work.get("kept_at"):
-        kept = f"{age(work['kept_at'])}, {HOW.get(work.get('how', ''), work.get('how', ''))}: "
+    if kept_ago(work):
+        kept = f"{kept_ago(work)}, {HOW.get(work.get('how', ''), work.get('how', ''))}: "
         kept += plural(len(refs), "ref") if refs else "nothing that is new"
     fields = [
         ("vm", work["vm_name"] + ("" if work.get("vm_exists") else " (deleted; its work is kept)")),
@@ -147,9 +148,9 @@ def _in_guest(work: shapes.Work) -> str:
     if not work.get("kept_at"):
         return ""
     ahead = work.get("changes", {}).get("ahead", 0)
-    where = (
-        f"branch {work['branch']} at {short(work.get('head', ''))}" if work.get("branch") else branch_of(work)
-    )
+    where = branch_of(work)
+    if work.get("branch"):
+        where = f"branch {where} at {short(work.get('head', ''))}"
     commits = plural(ahead, "new commit") if ahead else "no new commits"
     files = changed_files(work) or "no changed files"
     return "; ".join(part for part in (where, commits, files) if part)
