@@ -127,6 +127,7 @@ void fuzz_extract(const uint8_t *data, size_t size)
 		set_up();
 	const char *name = kind & 2 ? NULL : kind & 4 ? "d" : kind & 8 ? "l" : "new";
 	struct copy_target target = {.parent = make_target(), .name = name, .owners = kind & 1, .shown = "/target"};
+	target.replace = !name && (kind & 64);
 	if (!(kind & 48))
 		input.at = with_right_sums(input.at, input.left);
 	bool names = memmem(data, size, ".banger-cp-", 11) != NULL;
