@@ -210,16 +210,16 @@ class Keeping:
         if record.workspace is None:
             raise NoWorkspace(record.name)
         progress(ProgressEvent(step="keep", message=f"keeping the work in {record.name}"))
-        began = time.monotonic()
+        began, limit = time.monotonic(), asyncio.timeout(limit_s)
         try:
             self._crash_point(f"{act}:before")
-            async with asyncio.timeout(limit_s):
+            async with limit:
                 kept = await work()
             self._crash_point(f"{act}:after")
-        except TimeoutError as error:
-            cause = TimeoutError(f"not done after {limit_s:g} s")
-            raise KeepFailed(record.name, causes=[cause]) from error
         except Exception as error:
+            if isinstance(error, TimeoutError) and limit.expired():
+                cause = TimeoutError(f"not done after {limit_s:g} s")
+                raise KeepFailed(record.name, causes=[cause]) from error
             if not isinstance(error, (BangerError, OSError)):
                 log.exception("keeping the work in %s", record.name)
             raise KeepFailed(record.name, causes=[error]) from error

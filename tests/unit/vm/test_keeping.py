@@ -209,6 +209,13 @@ async def test_a_guest_that_never_answers_holds_a_stop_no_longer_than_its_deadli
     assert "not done after 0.2 s" in host.said[-1]
 
 
+async def test_a_timeout_inside_a_keep_is_not_taken_for_its_deadline(host: Host) -> None:
+    record = await host.vm(alive=True)
+    host.works.live = TimeoutError()
+    with pytest.raises(BangerError, match="could not be kept: timed out"):
+        await host.vms.keep(record.id, no_progress)
+
+
 async def test_a_stop_of_a_dead_vm_keeps_nothing(host: Host) -> None:
     record = await host.vm(alive=False)
     await host.vms.stop(record.id, host.progress)
