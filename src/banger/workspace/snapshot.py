@@ -110,8 +110,11 @@ class _Taking:
 
     async def one(self, repository: Repository, brought: Brought, *, prefix: str, depth: int) -> None:
         place = f"In {prefix[4:-1]!a}: " if prefix else ""
-        if (await repository.git("rev-parse", "--git-dir")).status:
+        where = await repository.git("rev-parse", "--git-dir", "--git-common-dir")
+        if where.status:
             raise NoRepository
+        # a linked work tree inside has the refs of the repository that it is linked to
+        linked = bool(prefix) and len(set(where.stdout.split(b"\n")[:-1])) > 1
         head, branch = await _head(repository)
         at = len(self.snapshot.parts)
         # its place comes before those of the repositories inside
@@ -120,12 +123,14 @@ class _Taking:
         if head and head not in brought.commits():
             tips["HEAD"] = head
         on_host = await _on_host(repository, brought, remotes=bool(prefix))
+        if linked:
+            tips = {name: commit for name, commit in tips.items() if name == "HEAD"}
         if prefix:
             tips = await _new_only(repository, tips, on_host)
         files = await snapshot_files(repository, head, ignored=self._ignored)
         notes += [*repository.notes, *files.notes]
         await self._own_commits(repository, brought, head=head, files=files, tips=tips)
-        await _reflog_tips(repository, tips, on_host)
+        await _reflog_tips(repository, tips, on_host, others=not linked)
         self.snapshot.parts[at] = Part(
             prefix,
             repository,
@@ -161,7 +166,10 @@ class _Taking:
                 known[len(name) :]: commit for known, commit in brought.refs.items() if known.startswith(name)
             }
             base = pinned.get(path, refs.get("HEAD", ""))
-            inner = Brought(base_commit=base, brought_commit=refs.get("worktree", ""), refs=refs)
+            around = {f"around/{number}": commit for number, commit in enumerate(brought.commits())}
+            inner = Brought(
+                base_commit=base, brought_commit=refs.get("worktree", ""), refs={**around, **refs}
+            )
             try:
                 await self.one(sub, inner, prefix=prefix + name, depth=depth + 1)
             except NoRepository:
@@ -280,10 +288,14 @@ async def _new_only(repository: Repository, tips: Mapping[str, str], on_host: se
     }
 
 
-async def _reflog_tips(repository: Repository, tips: dict[str, str], on_host: set[str]) -> None:
-    """Commits that only HEAD's reflog, or an operation under way, still names."""
+async def _reflog_tips(
+    repository: Repository, tips: dict[str, str], on_host: set[str], *, others: bool
+) -> None:
+    """Commits that only HEAD's reflog, an operation under way, or (others) a linked work tree still names."""
     states = await existing(repository, [f"{state}^{{commit}}" for state in _STATES])
     candidates = [commit for commit, _ in states.values()] + await _reflog(repository, "HEAD")
+    if others:
+        candidates += await _linked_heads(repository)
     there = await existing(repository, candidates)
     commits = [commit for commit in candidates if there.get(commit, ("", ""))[1] == "commit"]
     if not commits:
@@ -293,6 +305,13 @@ async def _reflog_tips(repository: Repository, tips: dict[str, str], on_host: se
     )
     for commit in outermost(commits, new):
         tips[f"reflog/{commit[:12]}"] = commit
+
+
+async def _linked_heads(repository: Repository) -> list[str]:
+    """What the linked work trees have checked out, wherever they are."""
+    listed = await repository.git("worktree", "list", "--porcelain", most=LISTING)
+    lines = (line.split(" ") for line in text_of(listed.stdout).splitlines()[: 10 * MAX_SUBS])
+    return [words[1] for words in lines if words[0] == "HEAD" and len(words) == 2 and is_object_id(words[1])]
 
 
 async def _ahead(repository: Repository, head: str, brought: Brought) -> int:

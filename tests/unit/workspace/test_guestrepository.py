@@ -130,3 +130,32 @@ async def test_output_is_capped(vm_dir: Path, guest: Guest, tmp_path: Path) -> N
 async def test_guest_is_gone(tmp_path: Path, guest: Guest) -> None:
     with pytest.raises(BangerError):
         await take(GuestRepository(str(tmp_path), str(guest.folder)), guest.brought)
+
+
+async def test_linked_work_trees(vm_dir: Path, guest: Guest, kept: Kept, tmp_path: Path) -> None:
+    """Inside as a repository of its own, without the refs twice; outside its commits, not its files."""
+    work = guest.commit("work", a="w\n")
+    guest.git("worktree", "add", "-q", "-b", "side", "inside")
+    side = commit(guest.folder / "inside", "side", s="s\n")
+    (guest.folder / "inside/dirty").write_text("d\n")
+    guest.git("worktree", "add", "-q", "--detach", str(tmp_path / "outside"))
+    lonely = commit(tmp_path / "outside", "lonely", o="o\n")
+    await kept.keep(repository(vm_dir, guest), guest.brought)
+    current = await kept.current()
+    assert (current["heads/main"], current["heads/side"]) == (work, side)
+    assert current[f"reflog/{lonely[:12]}"] == lonely
+    inside = {name: commit for name, commit in current.items() if name.startswith("sub/")}
+    assert set(inside) == {"sub/inside/HEAD", "sub/inside/worktree"}
+    assert kept.files("sub/inside/worktree") == {"a": "w", "b": "b", "s": "s", "dirty": "d"}
+    await kept.keep(await guest.repository(tmp_path), guest.brought)
+    assert kept.files("sub/inside/worktree") == {"a": "w", "b": "b", "s": "s", "dirty": "d"}
+    assert set(current.values()) <= set(kept.git("rev-list", "--all").split())
+    kept.whole()
+
+
+async def test_names_that_no_tree_may_have(vm_dir: Path, guest: Guest, kept: Kept) -> None:
+    guest.write("git~1", "x\n")
+    guest.write("fine", "y\n")
+    snapshot = await kept.keep(repository(vm_dir, guest), guest.brought)
+    assert kept.files() == {"a": "a 2", "b": "b", "fine": "y"}
+    assert any("'git~1'" in note for note in snapshot.notes)
