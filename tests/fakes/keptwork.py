@@ -155,6 +155,11 @@ class KeptWork:
             git_raw(self.guest, *words, stdin="".join(f"{x}\n" for x in lines).encode()).stdout
         )
 
+    def has(self, commit: str) -> bool:
+        """The store ends at what was brought."""
+        above = [f"^{one}^@" for one in self.cut]
+        return commit in git(self.guest, "rev-list", *set(self.tips().values()), self.base, *above).split()
+
     def patch(self, base: str = "") -> bytes:
         files = self.worktree() or "HEAD"
         return git_raw(self.guest, "diff", "--binary", "--full-index", base or self.base, files).stdout

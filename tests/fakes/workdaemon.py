@@ -103,7 +103,11 @@ class _Handler(BaseHTTPRequestHandler):
                 elif rest == ["pack"]:
                     self._bytes(b"".join(work.pack(body["have"])))
                 elif rest == ["patch"]:
-                    self._bytes(work.patch(parse_qs(parts.query).get("base", [""])[0]))
+                    base = parse_qs(parts.query).get("base", [""])[0]
+                    if base and not work.has(base):
+                        self._missing(base)
+                    else:
+                        self._bytes(work.patch(base))
                 elif method == "DELETE" and work.vm_exists:
                     self._json({"code": "in_use", "brief": f"VM {work.name} is there"}, status=409)
                 else:

@@ -172,6 +172,11 @@ def test_all_that_git_knows_comes_out(desk: Desk) -> None:
     assert done.returncode == 0, done.stderr
     assert git(clone, "write-tree") == tree
 
+    older = desk("workspace", "export", "--no-keep", VM, "--base-commit", "HEAD~1")
+    git(clone, "checkout", "-q", "-f", f"{desk.base}~1")
+    assert git_raw(clone, "apply", "--index", stdin=older.stdout).returncode == 0
+    assert git(clone, "write-tree") == tree
+
     pulled = desk("workspace", "pull", VM)
     assert state(desk.user) == before
     refs = desk.refs()

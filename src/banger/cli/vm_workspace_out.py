@@ -157,7 +157,7 @@ def export(vm: str, base_commit: str, output: str, ignored: bool, no_keep: bool)
     with Client() as client:
         work = current_work(client, vm, ignored=ignored, no_keep=no_keep)
         base = _full_commit(work, base_commit)
-        pieces = client.work_patch(work["vm_id"], base=base)
+        pieces = _patch(client, work, base)
         if output and output != "-":
             from banger.local.wholefile import write_whole
 
@@ -169,6 +169,25 @@ def export(vm: str, base_commit: str, output: str, ignored: bool, no_keep: bool)
     if not count:
         since = f"the commit {short(base)}" if base else "what was brought"
         say(f"nothing in {work['vm_name']} differs from {since}: the patch is empty")
+
+
+def _patch(client: Client, work: shapes.Work, base: str) -> Iterator[bytes]:
+    try:
+        yield from client.work_patch(work["vm_id"], base=base)
+    except BangerError as error:
+        if error.code is not ErrorCode.NOT_FOUND or not base:
+            raise
+        from banger.local.gitpatch import patch_from
+        from banger.local.gitplaces import find_repository
+        from banger.local.kepttips import read_kept
+
+        # older than what was brought: only the user's own repository has that
+        kept = read_kept(work)
+        where = find_repository(kept, "", work["workspace"].get("repo_root", ""))
+        found = patch_from(kept, lambda have: client.work_pack(work["vm_id"], have), where, base=base)
+        if found is None:
+            raise
+        yield found
 
 
 def _one_line(text: str) -> str:

@@ -343,7 +343,19 @@ def test_export_from_a_commit(desk: Desk) -> None:
     patch = desk("export", "web", "--base-commit", first).text
     assert "five" in patch
     assert "four" not in patch
-    assert desk("export", "web", "--base-commit", "HEAD~1").text.count("diff --git") == 3
+    # older than what was brought: the user's own repository has it, the work that is kept has not
+    older = git(desk.user, "rev-parse", "HEAD~1")
+    assert not desk.work.has(older)
+    whole = desk("export", "web", "--base-commit", "HEAD~1").out
+    clone = desk.folder / "clone"
+    git(desk.folder, "clone", "-q", str(desk.user), str(clone))
+    git(clone, "checkout", "-q", older)
+    assert git_raw(clone, "apply", stdin=whole).returncode == 0
+    assert files(clone) == files(desk.guest)
+    (desk.guest / "six").write_text("not committed")
+    assert b"six" in desk("export", "web", "--base-commit", older).out
+    assert git(desk.user, "for-each-ref", "refs/banger") == ""
+    assert "no such VM: " + "12" * 20 in desk("export", "web", "--base-commit", "12" * 20, status=1).err
     for wrong in ("--output=/etc/x", "HEAD~999", "1234567", "\x1b[31m"):
         said = desk("export", "web", f"--base-commit={wrong}", status=2)
         assert "is no commit of the repository that was brought" in said.err
