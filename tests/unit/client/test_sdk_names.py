@@ -68,6 +68,11 @@ def test_the_reference_is_fresh() -> None:
     )
 
 
+def test_the_readme_has_the_pages_first_program() -> None:
+    readme = (PROJECT / "README.md").read_text()
+    assert f"```python\n{programs()[0].code}```" in readme
+
+
 def public(kind: type) -> dict[str, object]:
     return {name: value for name, value in vars(kind).items() if not name.startswith("_")}
 
