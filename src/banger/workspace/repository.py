@@ -52,6 +52,7 @@ COMMON_CONFIG = (
     "gc.auto=0",
     "maintenance.auto=false",
     "advice.addEmbeddedRepo=false",
+    "advice.graftFileDeprecated=false",
 )
 
 _OBJECT_ID = re.compile(rb"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")

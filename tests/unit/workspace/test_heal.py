@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,11 @@ def repo(tmp_path: Path) -> Path:
 async def healed(tree: Path) -> tuple[HostRepository, tuple[str, ...]]:
     own = tree.parent / "own"
     own.mkdir()
-    repository = await HostRepository.adopt(str(tree), str(own), how="disk")
-    return repository, await heal(repository, str(tree))
+    # copied, as what is staged is: in place git would believe the index, and not read the files
+    staged = tree.parent / "staged"
+    shutil.copytree(tree, staged, symlinks=True)
+    repository = await HostRepository.adopt(str(staged), str(own), how="disk")
+    return repository, await heal(repository, str(staged))
 
 
 async def asked(repository: HostRepository, *words: str) -> str:
