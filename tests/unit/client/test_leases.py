@@ -119,6 +119,7 @@ def test_no_thread_without_a_lease_nor_after_the_end(paths: Paths) -> None:
     daemon.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_lets_go_at_once(paths: Paths) -> None:
     daemon = Holder(paths.socket)
     reader, writer = os.pipe()

@@ -136,6 +136,7 @@ def test_a_client_that_is_closed_or_forgotten_lets_go(client: Client, banger: In
     eventually(lambda: not names(client) & {"forgotten", "closed"}, 10)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_neither_deletes_nor_uses_it(client: Client) -> None:
     with client.run(name="forked") as vm:
         child = os.fork()
