@@ -132,14 +132,22 @@ def test_rm_keeps_what_the_command_did_in_a_guest_without_git(banger: Instance, 
     banger.ok("workspace", "rm", "-f", "brief")
 
 
-def test_a_killed_guests_work_is_read_off_its_disk_and_goes_when_discarded(
+def test_a_killed_guests_work_is_read_off_its_disk_and_goes_only_when_discarded(
     banger: Instance, repository: Path
 ) -> None:
+    """The disk is damaged then, so that nothing on it can be kept any more."""
     banger.ok("vm", "run", "--name", "waste", "-d", str(repository))
     write(banger, "waste", "waste.txt", "from the disk")
     banger.ok("vm", "kill", "--signal", "KILL", "waste")
     assert pulled(banger, "waste", repository, "waste.txt") == "from the disk"
     assert kept(banger, "waste")["how"] == "disk"
+    with (banger.vm_dir("waste") / "work.ext4").open("r+b") as disk:
+        disk.write(bytes(1 << 20))
+    refused = banger.banger("vm", "delete", "waste")
+    assert refused.status == 1
+    assert "banger: the work in waste could not be kept: " in refused.stderr
+    assert "banger vm delete --discard-work waste" in refused.stderr
+    assert banger.state("waste") == "stopped"
     deleted = banger.ok("vm", "delete", "--discard-work", "waste")
     assert "is kept" not in deleted.stderr
     assert json.loads(banger.ok("workspace", "list", "--json").text) == []

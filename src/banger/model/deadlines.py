@@ -25,6 +25,8 @@ class Deadlines(msgspec.Struct, frozen=True, kw_only=True):
     killed_s: float = 20.0
     """… and after SIGKILL."""
     cleanup_s: float = 30.0
+    keep_answer_s: float = 10.0
+    """The agent answers at all, before a guest is asked for its work: one that hangs is not waited for."""
     keep_live_s: float = 120.0
     """The guest's part in keeping its work, on a stop or delete that somebody waits for."""
     keep_disk_s: float = 600.0

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from banger.errors import BangerError
 from banger.guest.agent import AgentClient
+from banger.guest.errors import GuestTimeout
 from banger.model.deadlines import Deadlines
 from banger.model.ids import is_vm_id
 from banger.model.progress import Progress, ProgressEvent, no_progress
@@ -96,9 +97,14 @@ class Keeping:
     async def live(self, record: VMRecord, progress: Progress, *, ignored: bool = False) -> Work:
         """Of a guest that runs. Raises KeepFailed."""
         seen = written_ns(record)
+
+        async def ask() -> Work:
+            await guest_answers(record.runtime.vm_dir, self._deadlines.keep_answer_s)
+            return await self._workspaces.keep_live(record, ignored=ignored, progress=progress)
+
         work = await self._keep(
             record,
-            lambda: self._workspaces.keep_live(record, ignored=ignored, progress=progress),
+            ask,
             progress,
             act=Act.KEEP_LIVE,
             limit_s=self._deadlines.keep_live_s,
@@ -238,6 +244,16 @@ class Keeping:
                     await agent.sync(timeout_s=limit_s)
         except (TimeoutError, BangerError, OSError) as error:
             log.info("%s: the guest did not sync: %s", record.name, describe_cause(error))
+
+
+async def guest_answers(vm_dir: str, limit_s: float) -> None:
+    """Raises a BangerError where its agent does not."""
+    try:
+        async with asyncio.timeout(limit_s):
+            async with AgentClient(vm_dir, timeout_s=limit_s) as agent:
+                await agent.health()
+    except TimeoutError as error:
+        raise GuestTimeout("say how it is", limit_s) from error
 
 
 def say_kept(work: Work, progress: Progress) -> None:

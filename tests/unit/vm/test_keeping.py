@@ -17,6 +17,7 @@ from banger.config.paths import Paths, resolve_paths
 from banger.config.settings import Settings
 from banger.disk.strategies import RootDisks
 from banger.errors import BangerError, ErrorCode
+from banger.guest.errors import GuestTimeout
 from banger.helper.interface import Helper
 from banger.image.service import ImageService
 from banger.model.deadlines import Deadlines
@@ -28,6 +29,7 @@ from banger.network.host import HostNetwork
 from banger.store.database import Database
 from banger.store.images import ImageTable
 from banger.store.vms import VMTable
+from banger.vm import keeping
 from banger.vm.executor import execute
 from banger.vm.handles import HandleCache
 from banger.vm.lifecycle import Lifecycle
@@ -62,6 +64,7 @@ class Machines:
         self.alive: set[str] = set()
         self.calls: list[str] = []
         self.stopping = asyncio.Event()
+        self.hangs = False
         self.let_stop = asyncio.Event()
         self.let_stop.set()
 
@@ -89,6 +92,11 @@ class Machines:
             self.alive.discard(subject.id)
             await subject.set_state(target, last_error=last_error, durable=durable)
 
+        async def answers(_vm_dir: str, limit_s: float) -> None:
+            if self.hangs:
+                raise GuestTimeout("say how it is", limit_s)
+
+        monkeypatch.setattr(keeping, "guest_answers", answers)
         monkeypatch.setattr(Lifecycle, "stop", stop)
         monkeypatch.setattr(Lifecycle, "kill", kill)
         monkeypatch.setattr(Lifecycle, "tear_down", tear_down)
@@ -214,6 +222,13 @@ async def test_a_timeout_inside_a_keep_is_not_taken_for_its_deadline(host: Host)
     host.works.live = TimeoutError()
     with pytest.raises(BangerError, match="could not be kept: timed out"):
         await host.vms.keep(record.id, no_progress)
+
+
+async def test_a_guest_that_hangs_is_not_asked_for_its_work(host: Host) -> None:
+    record = await host.vm(alive=True)
+    host.machines.hangs = True
+    await host.vms.stop(record.id, host.progress)
+    assert host.works.calls == ["stop box", "disk box"]
 
 
 async def test_a_stop_of_a_dead_vm_keeps_nothing(host: Host) -> None:
