@@ -59,9 +59,9 @@ def _described(name: str) -> Iterator[str]:
     if issubclass(thing, enum.Enum):
         yield ", ".join(f"`{member.name}`" for member in thing) + ": [errors](errors.md)."
         return
-    if hasattr(thing, "_fields"):
+    if fields := getattr(thing, "_fields", ()):
         types = inspect.get_annotations(thing)
-        yield ", ".join(f"`{field}: {_short(types[field])}`" for field in thing._fields) + "."
+        yield ", ".join(f"`{field}: {_short(types[field])}`" for field in fields) + "."
         return
     if "__init__" in vars(thing) and not issubclass(thing, Exception) and name.endswith("Client"):
         yield f"- `{name}{_signature(thing.__init__)}`: {_doc(thing.__init__, name)}"
