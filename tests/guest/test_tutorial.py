@@ -18,7 +18,11 @@ pytestmark = pytest.mark.guest
 RECORD = os.environ.get("BANGER_TEST_RECORD", "") == "1"
 
 
-PAGES = ("README.md", "docs/tutorial.md")
+PAGES = (
+    "README.md",
+    "docs/tutorial.md",
+    *sorted(f"docs/{page.name}" for page in (PROJECT / "docs").glob("howto-*.md")),
+)
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,10 +18,11 @@ from tests.guest.instance import BANGER, BOOT_TIMEOUT_S, Instance
 from tests.guest.screen import Screen, at_a_terminal
 
 ROWS, COLUMNS = 400, 110
-# the terminal's title tells which command's prompt this is: nothing that is on the screen can be taken for it
+# the terminal's title tells which prompt this is, and what the last command ended with: nothing on the screen
+# can be taken for it
 RC = f"""\
 stty rows {ROWS} cols {COLUMNS}
-PS1='\\[\\e]0;ready \\#\\a\\]$ '
+PS1='\\[\\e]0;ready \\# $?\\a\\]$ '
 bind 'set enable-bracketed-paste off'
 git config --global user.name Ann; git config --global user.email ann@example.org
 git config --global init.defaultBranch main; git config --global advice.detachedHead false
@@ -29,17 +30,24 @@ cd
 """
 IN_HOME = 'mount --bind "$0" /etc/passwd && exec bash --rcfile "$1" -i'
 
+IF_SLOW = re.compile(r"banger: \S+ is still starting, waiting for")
+"""A line that is there or not, as the guest is slow or quick."""
+
 
 class Typist:
-    def __init__(self, screen: Screen, home: str) -> None:
+    def __init__(self, screen: Screen, paths: Mapping[str, str]) -> None:
+        """paths: what is shown of some paths instead of them."""
         self._screen = screen
-        self._home = home
+        self._paths = paths
         self._commands = 0
         self.wait()
 
     def wait(self, timeout_s: float = BOOT_TIMEOUT_S) -> None:
+        """Until the prompt is there for the next command."""
         self._commands += 1
-        self._screen.until(lambda: self._screen.title == f"ready {self._commands}", timeout_s=timeout_s)
+        self._screen.until(
+            lambda: self._screen.title.startswith(f"ready {self._commands} "), timeout_s=timeout_s
+        )
 
     def type(self, line: str) -> list[str]:
         """The line and Enter; the lines that are below it when the next prompt is there."""
@@ -49,11 +57,14 @@ class Typist:
         self.wait()
         shown = self._screen.text.rstrip().removesuffix("$").rstrip("\n")
         rows = -(-(len(line) + 2) // COLUMNS)
-        return [one.replace(self._home, "/home/ann") for one in shown.splitlines()[rows:]]
+        for real, written in self._paths.items():
+            shown = shown.replace(real, written)
+        return [one for one in shown.splitlines()[rows:] if not IF_SLOW.match(one)]
 
+    @property
     def status(self) -> int:
-        """The exit status of what was typed last."""
-        return int(self.type("echo $?")[0])
+        """What the command that was typed last exited with."""
+        return int(self._screen.title.split()[-1])
 
 
 @contextmanager
@@ -93,7 +104,7 @@ def _at_a_prompt(banger: Instance, folder: Path) -> Iterator[Typist]:
     shell = ["unshare", "--mount", "--propagation", "private", "sh", "-c", IN_HOME, str(passwd), str(rc)]
     with at_a_terminal(banger.argv(*shell), environment) as screen:
         screen.resize(ROWS, COLUMNS)
-        yield Typist(screen, str(home))
+        yield Typist(screen, {str(home): "/home/ann", f"{banger.home}/state": "/var/lib/banger"})
 
 
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.S | re.M)
