@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import zlib
 from collections.abc import Mapping
 from hashlib import sha1
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from banger.workspace.errors import GitFailed, WorkNotKept
 from banger.workspace.hostrepository import HostRepository
-from banger.workspace.names import kept_name, untangled
+from banger.workspace.names import MAX_LENGTH, kept_name, spelled, untangled
 from banger.workspace.repository import MOST, GitResult
-from tests.unit.workspace.guestgit import Guest, Kept, git
+from tests.unit.workspace.guestgit import ENV, Guest, Kept, git
 
 pytestmark = pytest.mark.anyio
 
@@ -301,3 +304,16 @@ def _pack_header(kind: int, size: int) -> bytes:
     first = kind << 4 | size & 15
     size >>= 4
     return bytes([first | 0x80]) + _varint(size) if size else bytes([first])
+
+
+@given(st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=6))
+@settings(max_examples=30, deadline=None)
+def test_any_bytes_make_a_ref(parts: list[bytes]) -> None:
+    names = untangled((f"heads/{spelled(part)}", str(number)) for number, part in enumerate(parts))
+    assert sorted(map(int, names.values())) == list(range(len(parts)))
+    for name in names:
+        assert name.isprintable()
+        assert len(name) <= MAX_LENGTH
+        assert all(len(component.encode()) < 250 for component in name.split("/"))
+        ended = subprocess.run(["git", "check-ref-format", f"refs/work/{name}"], env=ENV, check=False)
+        assert not ended.returncode, name
