@@ -64,11 +64,13 @@ def look_at(wanted: Wanted) -> Source:
     )
 
 
-def show_plan(source: Source, progress: Progress, *, as_json: bool = False) -> None:
+def show_plan(source: Source, progress: Progress, *, as_json: bool = False, bootstrap: bool = False) -> None:
     """What would travel: names on stdout, the sum and what stays on stderr."""
     from banger.local.gitplan import plan
+    from banger.local.tooling import tool_files
 
     planned = plan(source)
+    tools = tool_files(planned.files) if bootstrap else ()
     if as_json:
         print_json(
             {
@@ -82,6 +84,7 @@ def show_plan(source: Source, progress: Progress, *, as_json: bool = False) -> N
                 "modified_left": planned.modified_left,
                 "submodules_left": planned.submodules_left,
                 "notes": planned.notes,
+                "bootstrap": tools,
             }
         )
         return
@@ -89,6 +92,8 @@ def show_plan(source: Source, progress: Progress, *, as_json: bool = False) -> N
         out(safe(name))
     progress.line(f"would travel: {_sum(planned)} {_where(source)}")
     say_left(planned, progress)
+    if tools:
+        progress.line(f"would be bootstrapped: mise install, for {', '.join(tools)}; needs --nat")
 
 
 @contextmanager

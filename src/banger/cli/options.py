@@ -285,7 +285,7 @@ def _add(entries: dict[str, str], entry: str, where: str) -> None:
 
 
 def travel_options(command: F) -> F:
-    """--mode --branch --from --readonly --include-untracked --dry-run"""
+    """--mode --branch --from --readonly --include-untracked --dry-run --no-bootstrap"""
     for option in reversed(
         (
             click.option(
@@ -304,6 +304,11 @@ def travel_options(command: F) -> F:
                 "--include-untracked", is_flag=True, help="Untracked files come along; ignored ones never do."
             ),
             click.option("--dry-run", is_flag=True, help="List what would travel, and do nothing."),
+            click.option(
+                "--no-bootstrap",
+                is_flag=True,
+                help="Leave the tools alone that its .mise.toml, mise.toml or .tool-versions names.",
+            ),
         )
     ):
         command = option(command)

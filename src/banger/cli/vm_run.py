@@ -34,6 +34,7 @@ from banger.model.published import PortSpec, endpoint
 
 if TYPE_CHECKING:
     from banger.local.gittravel import Travel
+    from banger.local.tooling import Tooling
 
 
 @click.command("create", help="Make a VM and boot it; print its id.")
@@ -67,7 +68,8 @@ def create(published: tuple[PortSpec, ...], no_start: bool, as_json: bool, **siz
 
     With PATH, the git repository there is in the guest first, at /root/repo, and the shell or command
     starts in it. Your repository is only read; what is done in the guest is kept on this host when the VM
-    stops or goes.
+    stops or goes. Tools that it names (mise.toml, .mise.toml, .tool-versions) are installed in the guest,
+    which needs --nat: in the background of a shell at a terminal, else before anything else.
 
     \b
     banger vm run                              a shell; the VM stays
@@ -102,6 +104,7 @@ def run(
     readonly: bool,
     include_untracked: bool,
     dry_run: bool,
+    no_bootstrap: bool,
     published: tuple[PortSpec, ...],
     env: tuple[str, ...],
     env_file: tuple[str, ...],
@@ -120,7 +123,8 @@ def run(
         raise click.UsageError("--detach leaves the VM and --rm removes it: choose one", ctx)
     if detach and argv is not None and not entrypoint:
         raise click.UsageError("--detach runs no command: leave it out, or run it with banger vm exec", ctx)
-    if path is None and (mode or branch or from_ref or readonly or include_untracked or dry_run):
+    of_paths = (mode, branch, from_ref, readonly, include_untracked, dry_run, no_bootstrap)
+    if path is None and any(of_paths):
         raise click.UsageError("which repository? banger vm run PATH", ctx)
     fields = create_fields(**sizing)
     if published:
@@ -128,24 +132,31 @@ def run(
     if remove:
         fields["auto_remove"] = True
     variables = read_environment(env, env_file)
+    wants_shell = argv is None and not entrypoint and not detach
     if not detach:
         state.own_failures_are_125()
         # a shell at a terminal is interactive; a command is only when -t says so
-        wants_shell = argv is None and not entrypoint
         terminal = terminal or (wants_shell and is_terminal(0) and is_terminal(1))
     try:
         with Client() as client, Progress() as progress, ExitStack() as stack:
             packed = stack.enter_context(ExitStack())
             travel: Travel | None = None
+            tooling: Tooling | None = None
             if path is not None:
                 from banger.cli.bringing import Wanted, look_at, made_ready, show_plan
 
                 wanted = Wanted(path, mode or MODES[0], branch, from_ref, readonly, include_untracked)
                 source = look_at(wanted)
                 if dry_run:
-                    show_plan(source, progress)
+                    show_plan(source, progress, bootstrap=not no_bootstrap)
                     return 0
                 travel = packed.enter_context(made_ready(source, progress))
+                if not no_bootstrap:
+                    from banger.cli.tooling import tooling_of
+
+                    tooling = tooling_of(client, travel.plan.files, nat=fields.get("nat"))
+                    if tooling is not None:
+                        fields["nat"] = True  # the daemon may have read an older configuration
             vm = boot_pulled(client, owned(fields, progress), progress)
             vm_id, name = str(vm["id"]), str(vm["name"])
             lease = stack.enter_context(_removed_in_the_end(client, vm_id)) if remove else None
@@ -157,9 +168,25 @@ def run(
 
                 bring_into_new(client, vm, travel, progress=progress, stays=not remove)
                 packed.close()
+            if tooling is not None:
+                from banger.cli.tooling import install_in_new
+
+                install_in_new(
+                    client,
+                    vm,
+                    tooling,
+                    progress=progress,
+                    shell=wants_shell,
+                    terminal=terminal,
+                    stays=not remove,
+                )
             progress.line(f"ready in {time.monotonic() - began:.1f}s", dim=True)
             if entrypoint:
                 argv, user = _image_command(client, vm, argv, user)
+            if argv and tooling is not None:
+                from banger.cli.tooling import command_with_tools
+
+                argv = command_with_tools(argv, user=user)
             if detach:
                 if argv:
                     how = GuestOptions(variables, cwd, user, terminal=False)

@@ -65,6 +65,7 @@ def prepare(
     readonly: bool,
     include_untracked: bool,
     dry_run: bool,
+    no_bootstrap: bool,
     replace: bool,
     as_json: bool,
 ) -> int:
@@ -72,11 +73,13 @@ def prepare(
     source = look_at(wanted)
     with Progress() as progress:
         if dry_run:
-            show_plan(source, progress, as_json=as_json)
+            show_plan(source, progress, as_json=as_json, bootstrap=not no_bootstrap)
             return 0
         try:
             with Client() as client:
-                prepared = put_in(client, vm, source, progress=progress, replace=replace)
+                prepared = put_in(
+                    client, vm, source, progress=progress, replace=replace, bootstrap=not no_bootstrap
+                )
         except Interrupted as interrupted:
             return interrupted.status
     if as_json:
@@ -87,11 +90,18 @@ def prepare(
 
 
 def put_in(
-    client: Client, reference: str, source: Source, *, progress: Progress, replace: bool, kept: bool = False
+    client: Client,
+    reference: str,
+    source: Source,
+    *,
+    progress: Progress,
+    replace: bool,
+    kept: bool = False,
+    bootstrap: bool = False,
 ) -> dict[str, Any]:
     """The repository into a VM that runs; the VM afterwards. ALREADY_EXISTS where one is, without replace.
 
-    kept: the work in it was kept just now.
+    kept: the work in it was kept just now. bootstrap: the tools that it names are installed, too.
     """
     from banger.client.copy import is_there
 
@@ -106,6 +116,11 @@ def put_in(
             hint=f"--replace {_what_happens(vm)}: {_again(name, source.path)}",
         )
     with made_ready(source, progress) as travel:
+        tooling = None
+        if bootstrap:
+            from banger.cli.tooling import tooling_for
+
+            tooling = tooling_for(client, vm, travel.plan.files)
         if there and vm.get("workspace"):
             if not kept:
                 keep(client, vm_id, progress)
@@ -115,6 +130,10 @@ def put_in(
             prepared = bring_in(client, vm_id, travel, progress=progress, replace=there, aside=aside)
         if aside:
             progress.line(f"what was at {GUEST_PATH} is at /root/{aside} now")
+        if tooling is not None:
+            from banger.cli.tooling import install
+
+            install(client, vm, tooling, progress=progress)
         return prepared
 
 

@@ -30,6 +30,7 @@ MIN_POLL_S = 0.1
 _BRIDGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")  # 15: the kernel's IFNAMSIZ less its end
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\]")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _REPOSITORY = re.compile(
     r"(?:(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?/)?"  # the registry
     r"[a-z0-9]+(?:(?:\.|_|__|-+|/)[a-z0-9]+)*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
@@ -303,6 +304,26 @@ def pinned_reference(value: object, _home: str) -> str:
 def optional_url(value: object, _home: str) -> str:
     """http or https, without a last slash; empty is: not set."""
     return "" if value == "" else _url(text(value))
+
+
+def url_template(value: object, _home: str) -> str:
+    """http or https, with nothing but {arch} to be put in; empty is: not set."""
+    template = text(value)
+    if not template:
+        return ""
+    filled = template.replace("{arch}", "x64")
+    if any(letter in filled for letter in "{}"):
+        raise Fault(f"{_shown(template)} has more than {{arch}} between braces", "{arch} is x64 or arm64")
+    _url(filled)
+    return template
+
+
+def sha256(value: object, _home: str) -> str:
+    """64 hex digits; empty is: not set."""
+    digest = text(value).lower()
+    if digest and not _SHA256.fullmatch(digest):
+        raise Fault(f"{_shown(digest)} is not 64 hex digits", "`sha256sum FILE` prints it")
+    return digest
 
 
 def registry_host(value: object, _home: str) -> str:

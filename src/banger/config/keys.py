@@ -233,6 +233,24 @@ TABLES: tuple[Table, ...] = (
         ),
     ),
     Table(
+        "tooling",
+        "tooling",
+        False,
+        "Where guests get mise from, which installs the tools that a repository names "
+        "(docs/workspaces.md). Used where the image has no mise of its own.",
+        (
+            Key(
+                "mise_url",
+                "mise_url",
+                checks.url_template,
+                "URL",
+                "none",
+                "A static mise program, as its project releases it; `{arch}` in it becomes `x64` or `arm64`.",
+            ),
+            Key("mise_sha256", "mise_sha256", checks.sha256, "64 hex digits", "none", "What it has to be."),
+        ),
+    ),
+    Table(
         "registry",
         "registries",
         True,

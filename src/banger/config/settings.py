@@ -40,6 +40,13 @@ class FileSync(msgspec.Struct, frozen=True, kw_only=True):
     mode: int | None = None
 
 
+class Tooling(msgspec.Struct, frozen=True, kw_only=True):
+    """[tooling]. mise_url: `{arch}` in it is x64 or arm64. mise_sha256: 64 hex digits."""
+
+    mise_url: str = ""
+    mise_sha256: str = ""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Durations are in seconds (float), sizes in bytes; 0 or "" where SPEC says off or unset."""
 
@@ -66,6 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host_access: tuple[int, ...] = ()
     debian_mirror: str = ""
     vm_defaults: VMDefaults = VMDefaults()
+    tooling: Tooling = Tooling()
     registries: tuple[Registry, ...] = ()
     catalog: tuple[CatalogImage, ...] = ()
     file_sync: tuple[FileSync, ...] = ()

@@ -44,6 +44,8 @@ EFFECTS = {
     "vm_defaults.disk_size": "unit/vm/test_configured.py::test_the_defaults_of_new_vms",
     "vm_defaults.system_overlay_size": "unit/vm/test_configured.py::test_the_defaults_of_new_vms",
     "vm_defaults.nat": "unit/vm/test_configured.py::test_the_defaults_of_new_vms",
+    "tooling.mise_url": "guest/test_tooling.py::test_in_the_foreground_before_the_command",
+    "tooling.mise_sha256": "guest/test_tooling.py::test_another_mise_than_the_configured_one_is_not_run",
     "registry.host": "unit/image/oci/test_endpoint.py::test_mirrors_come_first_with_accounts_of_their_own",
     "registry.insecure": "unit/image/oci/test_endpoint.py::test_schemes",
     "registry.mirror": "unit/image/oci/test_endpoint.py::test_mirrors_come_first_with_accounts_of_their_own",

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from banger.config.keys import TABLES, TOP
-from banger.config.settings import CatalogImage, FileSync, Registry, Settings, VMDefaults
+from banger.config.settings import CatalogImage, FileSync, Registry, Settings, Tooling, VMDefaults
 from banger.config.toml import MAX_BYTES, load_settings, parse_settings
 from banger.errors import BangerError, ErrorCode
 
@@ -59,6 +59,10 @@ disk_size = "4G"
 system_overlay_size = 512
 nat = true
 
+[tooling]
+mise_url = "https://mise.example.org/v1/mise-linux-{arch}"
+mise_sha256 = "SUM"
+
 [[registry]]
 host = "Registry.example.org:5000"
 insecure = true
@@ -81,7 +85,7 @@ mode = "0644"
 [[file_sync]]
 host = "/etc/hosts"
 guest = "/root/./hosts"
-""".replace("DIGEST", DIGEST)
+""".replace("DIGEST", DIGEST).replace("SUM", "AB" * 32)
 
 
 def test_every_key_is_read() -> None:
@@ -108,6 +112,7 @@ def test_every_key_is_read() -> None:
         vm_defaults=VMDefaults(
             vcpu=3, memory_mib=1000, disk_size=4 << 30, system_overlay_size=512 << 20, nat=True
         ),
+        tooling=Tooling(mise_url="https://mise.example.org/v1/mise-linux-{arch}", mise_sha256="ab" * 32),
         registries=(
             Registry(host="registry.example.org:5000", insecure=True),
             Registry(host="other.example.org", mirror="https://mirror.example.org"),
@@ -132,6 +137,7 @@ def test_the_keys_are_the_fields_of_the_settings() -> None:
     assert {key.field for key in TOP} | set(tables) == {f.name for f in msgspec.structs.fields(Settings)}
     for field, record in (
         ("vm_defaults", VMDefaults),
+        ("tooling", Tooling),
         ("registries", Registry),
         ("catalog", CatalogImage),
         ("file_sync", FileSync),
@@ -246,6 +252,11 @@ def test_an_unknown_key_in_a_table() -> None:
         ('[vm_defaults]\ndisk_size = "8GB"', 2, "bad suffix"),
         ("[vm_defaults]\ndisk_size = 1.5", 2, 'must be a size such as "8G"'),
         ("[vm_defaults]\nnat = 1", 2, "must be true or false"),
+        # tooling
+        ('[tooling]\nmise_url = "mise"', 2, "[tooling] mise_url: 'mise' is not an http or https URL"),
+        ('[tooling]\nmise_url = "https://example.org/{os}"', 2, "more than {arch} between braces"),
+        ('[tooling]\nmise_url = "https://example.org/{arch} x"', 2, "not a plain URL"),
+        ('[tooling]\nmise_sha256 = "abc"', 2, "not 64 hex digits"),
         # registries
         ("[[registry]]\ninsecure = true", 1, "registry entry 1: host is missing"),
         ('[[registry]]\nhost = "https://x"', 2, "not a host"),
