@@ -16,6 +16,8 @@ PYTEST := $(SUDO) env BANGER_TEST_ARTIFACTS=$(ARTIFACTS) $(if $(CI),CI=$(CI)) $(
 
 # how long to fuzz
 SECONDS ?= 600
+# so many test files at a time; guests wait more than they compute
+WORKERS ?= 2
 # extra words for pytest, as in: make test ARGS="-x -k names"
 ARGS ?=
 
@@ -29,7 +31,7 @@ run: setup ## set up what is missing, boot a guest and let it say who it is
 
 test: setup-test ## set up what is missing and run the whole suite: style, unit, host, guest, lab
 	@$(SUDO) env BANGER_TEST_ARTIFACTS=$(ARTIFACTS) $(BIN)/python -m tests.artifacts
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 setup: ## host packages, .venv and the guest agent: what running needs
 	@tools/setup.sh run

@@ -14,6 +14,9 @@ from tests import capabilities, watchdog
 ORDER = ("style", "unit", "fuzz", "web", "host", "guest", "crash", "lab", "bench")
 """Folders of tests/ in the order in which they run: what is quick and tells most comes first."""
 
+MISSING = "capabilities missing"
+"""Under this name a worker tells its run what it missed."""
+
 PYTHONS_OWN = {signal.SIGPIPE, signal.SIGXFSZ}
 """What CPython itself ignores, and gives back to the programs that it starts."""
 
@@ -69,7 +72,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"CI must have: {', '.join(lacking)}", red=True)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object, error: object) -> None:
+    """A worker of `make test` has ended: what it missed counts as the run's."""
+    capabilities.asked.update(getattr(node, "workeroutput", {}).get(MISSING, {}))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    told: dict[str, object] | None = getattr(session.config, "workeroutput", None)
+    if told is not None:  # a worker: the run's end is another's
+        told[MISSING] = capabilities.asked
+        return
     if exitstatus == pytest.ExitCode.OK and capabilities.missing_must(dict(os.environ)):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
