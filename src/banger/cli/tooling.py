@@ -54,7 +54,8 @@ def install_in_new(
 ) -> None:
     """Into a VM that was made for it. stays: the VM does, when this fails."""
     if in_background(shell=shell, terminal=terminal):
-        session = start_bootstrap(client, str(vm["id"]), tooling)
+        with interruptible():
+            session = start_bootstrap(client, str(vm["id"]), tooling)
         log = f"banger vm session logs -f {vm['name']} {session['name']}"
         what = f"tools: installing those of {tooling.names} in the background"
         progress.line(f"{what}{_without(tooling)}: {log}")
@@ -75,10 +76,11 @@ def install(
         progress.line(safe(line))
 
     progress.line(f"tools: installing those of {tooling.names}{_without(tooling)}")
-    session = start_bootstrap(client, vm_id, tooling)
-    log = f"banger vm session logs {name} {session['name']}"
+    log = f"banger vm session logs {name} bootstrap"
     try:
         with interruptible():
+            session = start_bootstrap(client, vm_id, tooling)
+            log = f"banger vm session logs {name} {session['name']}"
             session = follow_bootstrap(client, vm_id, session, tell=tell)
     except Interrupted:
         if stays:

@@ -68,7 +68,7 @@ def follow_bootstrap(
 ) -> Session:
     """The session once it has ended. tell: hears each line of its output, unescaped."""
     request = sessionwire.encode_session_logs(session["id"], follow=True, stdout=True, stderr=True)
-    _Lines(connect_agent(client, reference, purpose=PURPOSE), tell).run(request)
+    LogLines(connect_agent(client, reference, purpose=PURPOSE), tell).run(request)
     return Sessions(client, reference).show(session["id"])
 
 
@@ -87,13 +87,13 @@ def with_tools(argv: Sequence[str]) -> list[str]:
     return ["/bin/sh", "-c", WITH_TOOLS, "sh", *argv]
 
 
-class _Lines(LogStream):
+class LogLines(LogStream):
     """A session's log, line by line, to a function."""
 
     def __init__(self, connection: AgentConnection, tell: Callable[[str], None]) -> None:
         super().__init__(connection)
         self._tell = tell
-        self._rest = bytearray()
+        self._rest = b""
 
     def run(self, request: bytes) -> int:
         status = super().run(request)
@@ -102,12 +102,10 @@ class _Lines(LogStream):
         return status
 
     def _output(self, output: Output, payload: bytes) -> None:
-        self._rest += payload
-        while True:
-            line, end, rest = self._rest.partition(b"\n")
-            if not end and len(line) < MAX_LINE:
-                return
-            if len(line) > MAX_LINE:
-                line, rest = line[:MAX_LINE], line[MAX_LINE:] + end + rest
-            self._rest = bytearray(rest)
-            self._tell(line.decode("utf-8", "replace").rstrip("\r"))
+        *lines, rest = (self._rest + payload).split(b"\n")
+        while len(rest) > MAX_LINE:
+            lines.append(rest[:MAX_LINE])
+            rest = rest[MAX_LINE:]
+        self._rest = rest
+        for line in lines:
+            self._tell(line.rstrip(b"\r").decode("utf-8", "replace"))
