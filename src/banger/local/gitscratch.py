@@ -97,14 +97,6 @@ def build(source: Source, folder: str, gitlinks: dict[bytes, str], *, worktree: 
     return Built(git_dir, tree, listing, brought, refs, (*notes, *under_way.notes))
 
 
-def check_objects(source: Source) -> None:
-    """A partial clone may lack what a guest needs: found out by making it. INVALID_ARGUMENT."""
-    from banger.local.gittravel import scratch_folder
-
-    with scratch_folder(source.account) as folder:
-        build(source, folder, {})
-
-
 # the parts
 
 

@@ -106,10 +106,6 @@ def examine(
     )
     if gitlinks:
         source = replace(source, submodules=look_into(source, gitlinks))
-    if repository.is_partial:
-        from banger.local.gitscratch import check_objects
-
-        check_objects(source)
     return source
 
 

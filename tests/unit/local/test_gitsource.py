@@ -14,6 +14,7 @@ from banger.local.gitconfig import clean_url, quote
 from banger.local.githead import host_moved
 from banger.local.gitplan import plan
 from banger.local.gitsource import examine
+from banger.local.gittravel import open_travel
 from tests.unit.local.gitrepos import Repo, arrive, fingerprint, make
 
 
@@ -95,7 +96,10 @@ def test_a_partial_clone(tmp_path: Path) -> None:
     repo = Repo(tmp_path / "site", tmp_path / "home", init=False)
     repo.git("clone", "-q", "--filter=blob:none", f"file://{origin.path}", ".")
     before = fingerprint(repo.path)
-    error = refused(repo.path, repo)
+    source = examine(str(repo.path), account=repo.account())
+    with pytest.raises(BangerError) as caught, open_travel(source):
+        pass
+    error = caught.value
     assert "partial clone" in error.brief
     assert fingerprint(repo.path) == before  # nothing was fetched
     # the hint's command does it
