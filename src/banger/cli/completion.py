@@ -180,9 +180,8 @@ def register() -> None:
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    from banger.cli.main import banger
-
+    root = click.get_current_context().find_root().command
     register()
     kind = get_completion_class(shell)
     assert kind is not None
-    out(kind(banger, {}, "banger", COMPLETE_VARIABLE).source().strip("\n"))
+    out(kind(root, {}, "banger", COMPLETE_VARIABLE).source().strip("\n"))
