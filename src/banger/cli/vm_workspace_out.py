@@ -21,12 +21,13 @@ from banger.client.client import Client
 from banger.errors import BangerError, ErrorCode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from banger.client import shapes
 
 COLUMNS = ("NAME", "REPOSITORY", "BRANCH", "COMMITS", "FILES", "KEPT", "VM")
 SHOWN_COMMIT = 12
+OLDER = "old/"
 _HEX = re.compile(r"[0-9a-f]{4,64}")
 
 
@@ -43,6 +44,9 @@ def complete_work(_ctx: click.Context, _param: click.Parameter, incomplete: str)
 work_argument = click.argument("vm", metavar="VM", shell_complete=complete_work)
 no_keep_option = click.option(
     "--no-keep", is_flag=True, help="What was kept last, without asking the guest for what is new."
+)
+all_option = click.option(
+    "--all", "everything", is_flag=True, help="List the older states (old/…) one by one."
 )
 ignored_option = click.option("--ignored", is_flag=True, help="With the files that git ignores.")
 
@@ -88,6 +92,17 @@ def _with_way_out(client: Client, vm: str, error: BangerError) -> BangerError:
         data=error.data,
         hint=f"what was kept {kept} is there: {words} --no-keep {before['vm_name']}",
     )
+
+
+def folded(names: Iterable[str], *, everything: bool) -> tuple[set[str], str]:
+    """Names of refs that are listed, and the line for those that are not: a round leaves an older state."""
+    given = set(names)
+    older = set() if everything else {name for name in given if name.startswith(OLDER)}
+    if not older:
+        return given, ""
+    them = "it" if len(older) == 1 else "them"
+    count = plural(len(older), "older state")
+    return given - older, f"… and {count} ({OLDER}…); --all lists {them}"
 
 
 def short(commit: str) -> str:

@@ -14,7 +14,9 @@ from banger.cli.options import json_option, quiet_option
 from banger.cli.progress import Progress
 from banger.cli.render import out, print_json, print_table
 from banger.cli.vm_workspace_out import (
+    all_option,
     current_work,
+    folded,
     ignored_option,
     no_keep_option,
     plural,
@@ -56,9 +58,12 @@ _MIB = 1 << 20
 @click.option("--into", default="", metavar="DIR", help="Make a new clone of the work there.")
 @ignored_option
 @no_keep_option
+@all_option
 @json_option
 @quiet_option
-def pull(vm: str, path: str | None, into: str, ignored: bool, no_keep: bool, as_json: bool) -> int:
+def pull(
+    vm: str, path: str | None, into: str, ignored: bool, no_keep: bool, everything: bool, as_json: bool
+) -> int:
     if path and into:
         raise click.UsageError("give the repository, or --into for a new one")
     from banger.local import gitclone, gitplaces, gitpull
@@ -84,7 +89,7 @@ def pull(vm: str, path: str | None, into: str, ignored: bool, no_keep: bool, as_
     if as_json:
         print_json({**_as_json(pulled), "left_out": list(pulled.left_out)})
     else:
-        _print(work, kept, pulled, cloned=bool(into))
+        _print(work, kept, pulled, cloned=bool(into), everything=everything)
     for note in work.get("notes", []):
         say(f"warning: {safe(note)}")
     if not pulled.left_out:
@@ -109,7 +114,7 @@ def _as_json(pulled: Pulled) -> dict[str, object]:
     }
 
 
-def _print(work: shapes.Work, kept: Kept, pulled: Pulled, *, cloned: bool) -> None:
+def _print(work: shapes.Work, kept: Kept, pulled: Pulled, *, cloned: bool, everything: bool) -> None:
     from banger.local.gitplaces import local_branches
 
     every = [pulled, *pulled.inner]
@@ -122,7 +127,7 @@ def _print(work: shapes.Work, kept: Kept, pulled: Pulled, *, cloned: bool) -> No
     subjects = {ref["commit"]: ref.get("subject", "") for ref in work.get("refs", [])}
     for one in every:
         if one.moved:
-            _print_moved(one, subjects, cloned=cloned)
+            _print_moved(one, subjects, cloned=cloned, everything=everything)
         for name in one.former[:MOST_ROWS]:
             out(f"what is in nothing newer is kept as {safe(one.prefix + name)}")
     steps = advice(kept, pulled, local_branches(pulled.folder))
@@ -137,17 +142,23 @@ def _print(work: shapes.Work, kept: Kept, pulled: Pulled, *, cloned: bool) -> No
             out(f"    {safe(command)}")
 
 
-def _print_moved(pulled: Pulled, subjects: dict[str, str], *, cloned: bool) -> None:
+def _print_moved(pulled: Pulled, subjects: dict[str, str], *, cloned: bool, everything: bool) -> None:
     came = plural(len(pulled.moved), "ref")
     what = "a new clone of the work" if cloned else f"{came} below {pulled.prefix}"
     out(f"{safe(pulled.folder)}: {what}")
+    names, more = folded((moved.name for moved in pulled.moved), everything=everything)
     rows = [
         [moved.name, _what(moved.before, moved.after), short(moved.after), subjects.get(moved.after, "")[:60]]
         for moved in pulled.moved
+        if moved.name in names
     ]
-    print_table(("REF", "", "COMMIT", "SUBJECT"), rows[:MOST_ROWS])
-    if len(rows) > MOST_ROWS:
-        out(f"and {len(rows) - MOST_ROWS} more")
+    shown = rows if everything else rows[:MOST_ROWS]
+    if shown:
+        print_table(("REF", "", "COMMIT", "SUBJECT"), shown)
+    if len(rows) > len(shown):
+        out(f"and {len(rows) - len(shown)} more; --all lists them")
+    if more:
+        out(more)
 
 
 def _what(before: str, after: str) -> str:

@@ -13,9 +13,11 @@ from banger.cli.options import json_option, quiet_option
 from banger.cli.render import out, print_fields, print_json, print_table
 from banger.cli.vm_life import complain
 from banger.cli.vm_workspace_out import (
+    all_option,
     branch_of,
     changed_files,
     current_work,
+    folded,
     ignored_option,
     kept_ago,
     no_keep_option,
@@ -27,12 +29,14 @@ from banger.client.client import Client
 from banger.errors import BangerError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from banger.client import shapes
     from banger.local.gitplaces import Standing
 
 HOW = {"guest-git": "by the guest's git", "guest-files": "from the guest's files", "disk": "from its disk"}
 MOST_REFS = 30
-"""In the table; --json has them all."""
+"""In the table; --all and --json have them all."""
 
 
 @click.command(
@@ -50,9 +54,10 @@ MOST_REFS = 30
 @work_argument
 @ignored_option
 @no_keep_option
+@all_option
 @json_option
 @quiet_option
-def status(vm: str, ignored: bool, no_keep: bool, as_json: bool) -> int:
+def status(vm: str, ignored: bool, no_keep: bool, everything: bool, as_json: bool) -> int:
     failed = False
     with Client() as client:
         try:
@@ -80,7 +85,7 @@ def status(vm: str, ignored: bool, no_keep: bool, as_json: bool) -> int:
     if as_json:
         print_json({**work, "repository": _as_json(work, stand, missing)})
     else:
-        _print(work, stand, missing)
+        _print(work, stand, missing, everything=everything)
     return 1 if failed else 0
 
 
@@ -100,7 +105,7 @@ def _moved(work: shapes.Work, stand: Standing) -> bool:
     return stand.head != work["workspace"].get("head_commit", "")
 
 
-def _print(work: shapes.Work, stand: Standing | None, missing: str) -> None:
+def _print(work: shapes.Work, stand: Standing | None, missing: str, *, everything: bool) -> None:
     workspace = work["workspace"]
     refs = work.get("refs", [])
     kept = "never"
@@ -123,19 +128,29 @@ def _print(work: shapes.Work, stand: Standing | None, missing: str) -> None:
     print_fields([(name.ljust(width), value) for name, value in fields])
     if refs:
         out("")
-        print_table(
-            ("REF", "COMMIT", "SUBJECT", "YOURS"),
-            [
-                [ref["name"], short(ref["commit"]), ref.get("subject", "")[:60], _whose(ref["name"], stand)]
-                for ref in refs[:MOST_REFS]
-            ],
-        )
-        if len(refs) > MOST_REFS:
-            out(f"and {len(refs) - MOST_REFS} more; --json has all")
+        _print_refs(refs, stand, everything=everything)
     for note in work.get("notes", []):
         say(f"warning: {safe(note)}")
     out("")
     out(_next(work, stand))
+
+
+def _print_refs(refs: Sequence[shapes.KeptRef], stand: Standing | None, *, everything: bool) -> None:
+    names, more = folded((ref["name"] for ref in refs), everything=everything)
+    listed = [ref for ref in refs if ref["name"] in names]
+    shown = listed if everything else listed[:MOST_REFS]
+    if shown:
+        print_table(
+            ("REF", "COMMIT", "SUBJECT", "YOURS"),
+            [
+                [ref["name"], short(ref["commit"]), ref.get("subject", "")[:60], _whose(ref["name"], stand)]
+                for ref in shown
+            ],
+        )
+    if len(listed) > len(shown):
+        out(f"and {len(listed) - len(shown)} more; --all lists them")
+    if more:
+        out(more)
 
 
 def _brought(workspace: shapes.Workspace) -> str:

@@ -33,6 +33,8 @@ MAX_REFLOG = 1_000
 MAX_SUBS = 200
 MAX_DEPTH = 8
 _DATES: Sequence[str] = ("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE")
+STAGED_SUBJECT = "banger: what is staged"
+FILES_SUBJECT = "banger: the files"
 _STATES = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD", "ORIG_HEAD")
 
 OwnCommit = tuple[str, str, tuple[str, ...]]
@@ -196,7 +198,7 @@ class _Taking:
         if staged and staged != at_head:
             told = await _brought_index(repository, brought)
             if not (on_host and staged in ({told} if told else {as_brought, at_base})):
-                tips["index"] = await self._commit(repository, staged, parents, "what is staged")
+                tips["index"] = await self._commit(repository, staged, parents, STAGED_SUBJECT)
                 parents = [*parents, tips["index"]]
         if tree == as_brought or (tree == empty and not head):
             return
@@ -207,10 +209,9 @@ class _Taking:
             return  # it is HEAD, which is kept or was brought; but local changes that are undone are news
         if brought.metadata_only and tree == empty and not files.has_index:
             return
-        tips["worktree"] = await self._commit(repository, tree, parents, "the files")
+        tips["worktree"] = await self._commit(repository, tree, parents, FILES_SUBJECT)
 
-    async def _commit(self, repository: Repository, tree: str, parents: Sequence[str], what: str) -> str:
-        subject = f"banger: {what}"
+    async def _commit(self, repository: Repository, tree: str, parents: Sequence[str], subject: str) -> str:
         known, made_at = self._made.get((subject, tree, tuple(parents)), ("", 0))
         if known and known in await existing(repository, [known]):
             return known

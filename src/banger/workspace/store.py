@@ -4,7 +4,9 @@ Used by WorkspaceService, one caller at a time. FOLDER/repo.git has `refs/work/<
 `refs/work/old/<stamp>/<name>` for tips that moved and are in nothing newer, and `refs/base/brought`, which
 patches begin at. It is cut (git's shallow file) where the user's own repository goes on. Objects come before
 refs and old tips are named before new ones: a crash leaves the work as it was or as it is, and something to
-sweep. Refs of `old/` are never removed but with the store.
+sweep. Of `old/` only banger's own snapshots are ever removed (thin), never what was committed in the guest;
+`refs/base/retired/` has those snapshots that a preparation replaced: they stay. Objects that no ref has any
+more go with the next repack.
 """
 
 from __future__ import annotations
@@ -23,13 +25,14 @@ from banger.workspace.hostrepository import HostRepository, bare_repository
 from banger.workspace.names import OLD, in_the_way, untangled
 from banger.workspace.packs import INCOMING, Incoming
 from banger.workspace.repository import LISTING, existing, is_object_id, object_id, outermost, unreached
-from banger.workspace.snapshot import OwnCommit, Part
+from banger.workspace.snapshot import STAGED_SUBJECT, OwnCommit, Part
+from banger.workspace.thin import STAMP, snapshot_name, split_old, thinned
 
 WORK = "refs/work/"
 BASE = "refs/base/brought"
+RETIRED = "refs/base/retired/"
 MAX_PACKS = 40
 _CHUNK = 1 << 18
-_STAMP = "%Y%m%dT%H%M%SZ"
 _MADE = re.compile(r"(?:.*/)?(?:index|worktree)\Z")
 _REFLOG = re.compile(r"(?:sub/.*/)?reflog/[0-9a-f]{12}\Z")
 
@@ -123,8 +126,11 @@ class WorkStore:
         await self.move(wanted)
         await self._repack()
 
-    async def move(self, wanted: Mapping[str, str]) -> None:
-        """Let the current refs be these (all objects are here); what none of them has stays as an old one."""
+    async def move(self, wanted: Mapping[str, str], *, retiring: bool = False) -> None:
+        """Let the current refs be these (all objects are here); what none of them has stays as an old one.
+
+        Old snapshots are thinned. retiring: the snapshots of now are never thinned.
+        """
         if not self.exists:
             return
         refs = await self.refs()
@@ -132,7 +138,16 @@ class WorkStore:
         current = {name: commit for name, commit in refs.items() if name not in old}
         named = {name: commit for name, commit in wanted.items() if not _REFLOG.match(name)}
         gone = {name: commit for name, commit in current.items() if wanted.get(name) != commit}
-        lost = await self._lost(gone, [*named.values(), *old.values()])
+        going = await self._going(old, gone)
+        staying = {name: commit for name, commit in old.items() if name not in going}
+        files = {name for name in staying if snapshot_name(_without_stamp(name))}
+        lost = await self._lost(
+            gone,
+            [*named.values(), *staying.values()],
+            others=[*named.values(), *(commit for name, commit in staying.items() if name not in files)],
+        )
+        last = _last_snapshots(current) if retiring else {}
+        lost |= last
         blocked = in_the_way((name for name in current if name not in wanted), wanted)
         lost |= {
             name: current[name] for name in blocked
@@ -141,29 +156,81 @@ class WorkStore:
         archive = {f"{OLD}{stamp}/{name}": commit for name, commit in lost.items()}
         # what only a reflog named may be an old tip now, or in one
         reflog = {name: commit for name, commit in wanted.items() if name not in named}
-        elsewhere = [*named.values(), *old.values(), *archive.values()]
+        elsewhere = [*named.values(), *staying.values(), *archive.values()]
         only_there = await unreached(self._git, reflog.values(), without=elsewhere)
         target = {**named, **{name: commit for name, commit in reflog.items() if commit in only_there}}
-        await self._update([f"create {WORK}{name} {commit}" for name, commit in archive.items()])
+        rescued = await self._rescued(going, [*target.values(), *staying.values(), *archive.values()])
+        marks = [f"create {RETIRED}{stamp}/{name} {commit}" for name, commit in last.items()]
+        await self._update([*(f"create {WORK}{name} {commit}" for name, commit in archive.items()), *marks])
         await self._update([f"delete {WORK}{name} {current[name]}" for name in blocked])
         changes = [
             f"update {WORK}{name} {commit} {current.get(name, '0' * len(commit))}"
             for name, commit in target.items()
             if current.get(name) != commit
         ]
+        changes += [f"create {WORK}{name} {commit}" for name, commit in rescued.items()]
         changes += [
             f"delete {WORK}{name} {commit}"
             for name, commit in current.items()
             if name not in target and name not in blocked
         ]
+        changes += [f"delete {WORK}{name} {commit}" for name, commit in going.items()]
         await self._update(changes)
 
     async def retire(self) -> None:
         """A new preparation: all current refs become old ones."""
-        await self.move({})
+        await self.move({}, retiring=True)
 
-    async def _lost(self, gone: Mapping[str, str], kept: Sequence[str]) -> dict[str, str]:
-        """Those of `gone` that nothing in `kept` has, without those that others of them have."""
+    async def _going(self, old: Mapping[str, str], gone: Mapping[str, str]) -> dict[str, str]:
+        """Old snapshots that need not stay: too many of a time, or one that becomes old again now.
+
+        The latter comes back with the time at which it was last seen.
+        """
+        names = thinned(old, datetime.now(UTC))
+        again = {name: commit for name, commit in gone.items() if snapshot_name(name)}
+        for name, commit in old.items():
+            found = split_old(name)
+            if found is not None and again.get(found[1]) == commit:
+                names.add(name)
+        if not names:
+            return {}
+        retired = set((await self._run("for-each-ref", "--format=%(objectname)", RETIRED)).decode().split())
+        return {name: old[name] for name in sorted(names) if old[name] not in retired}
+
+    async def _rescued(self, going: Mapping[str, str], kept: Sequence[str]) -> dict[str, str]:
+        """Refs for commits of the guest's that only those snapshots had: amended and rebased away since."""
+        found: dict[str, str] = {}
+        places: dict[str, dict[str, str]] = {}
+        for name, commit in going.items():
+            stamp, inside = name.removeprefix(OLD).partition("/")[0], _without_stamp(name)
+            places.setdefault(inside[: inside.rfind("/") + 1], {})[commit] = stamp
+        for prefix, tips in places.items():
+            new = await unreached(self._git, tips, without=[*kept, *found.values()])
+            own = tips.keys() | await self._staged(new)
+            theirs = {commit: parents for commit, parents in new.items() if commit not in own}
+            for commit in outermost(theirs, theirs):
+                found[f"{OLD}{max(tips.values())}/{prefix}reflog/{commit[:12]}"] = commit
+        return found
+
+    async def _staged(self, commits: Iterable[str]) -> set[str]:
+        """Those that are banger's, of what was staged."""
+        given = _lines(commits)
+        if not given:
+            return set()
+        form = "--format=%H %an <%ae> %cn <%ce> %s"
+        shown = await self._run("rev-list", "--no-walk", "--no-commit-header", form, "--stdin", stdin=given)
+        mine = f" banger <banger@localhost> banger <banger@localhost> {STAGED_SUBJECT}"
+        lines = shown.decode("utf-8", "replace").split("\n")
+        ids = {line.removesuffix(mine) for line in lines if line.endswith(mine)}
+        return {identifier for identifier in ids if is_object_id(identifier)}
+
+    async def _lost(
+        self, gone: Mapping[str, str], kept: Sequence[str], *, others: Sequence[str]
+    ) -> dict[str, str]:
+        """Those of `gone` that nothing in `kept` has, without those that others of them have.
+
+        others: those of kept that are not thinned away some day.
+        """
         there = await existing(self._git, gone.values())
         commits = {
             name: commit for name, commit in gone.items() if there.get(commit, ("", ""))[1] == "commit"
@@ -172,7 +239,7 @@ class WorkStore:
         mine = {commit for name, commit in commits.items() if commit in new and _MADE.match(name)}
         if mine:
             # banger's own commit is nothing but its tree: where that is in another one, it is not lost
-            trees = await self._trees(kept)
+            trees = await self._trees(others)
             own = await self._own_trees(mine)
             new = {commit: parents for commit, parents in new.items() if own.get(commit) not in trees}
         outer = set(outermost(commits.values(), new))
@@ -301,10 +368,24 @@ def _unlink_locks(folder: str, names: Iterable[str]) -> None:
             os.unlink(f"{folder}/{name}")
 
 
+def _without_stamp(name: str) -> str:
+    return name.removeprefix(OLD).partition("/")[2]
+
+
+def _last_snapshots(current: Mapping[str, str]) -> dict[str, str]:
+    """The files of each repository, or what was staged where the files are no other."""
+    found = {name: commit for name, commit in current.items() if snapshot_name(name)}
+    return {
+        name: commit
+        for name, commit in found.items()
+        if not (name.endswith("index") and f"{name[: -len('index')]}worktree" in found)
+    }
+
+
 def _free_stamp(old: Iterable[str]) -> str:
     used = {name.split("/")[1] for name in old}
     moment = datetime.now(UTC)
-    while (stamp := moment.strftime(_STAMP)) in used:
+    while (stamp := moment.strftime(STAMP)) in used:
         moment += timedelta(seconds=1)
     return stamp
 

@@ -256,6 +256,33 @@ def test_status_says_what_is_where_and_what_to_type(desk: Desk) -> None:
     }
 
 
+def test_older_states_are_one_line_until_all_are_asked_for(desk: Desk) -> None:
+    tip = commit(desk.guest, "four")
+    older = [f"old/202611{day:02}T120000Z/worktree" for day in range(1, 15)]
+    desk.work.old = dict.fromkeys(older, git(desk.guest, "commit-tree", "HEAD^{tree}", "-m", "older"))
+    line = "… and 14 older states (old/…); --all lists them"
+    for command in ("status", "pull"):
+        git(desk.user, "update-ref", "-d", "refs/banger/web/heads/main")
+        for name in older:
+            git(desk.user, "update-ref", "-d", f"refs/banger/web/{name}")
+        said = desk(command, "web").text.splitlines()
+        assert line in said
+        assert [row.split()[0] for row in said if row.startswith(("heads/", "old/"))] == ["heads/main"]
+        if command == "pull":
+            listed = git(desk.user, "for-each-ref", "--format=%(refname)", "refs/banger/web/old/")
+            assert listed.splitlines() == [f"refs/banger/web/{name}" for name in older]
+            for name in older:
+                git(desk.user, "update-ref", "-d", f"refs/banger/web/{name}")
+        said = desk(command, "web", "--all").text.splitlines()
+        assert [row.split()[0] for row in said if row.startswith("old/")] == older
+        assert line not in said
+    told = json.loads(desk("status", "web", "--json").out)
+    assert [ref["name"] for ref in told["refs"]] == ["heads/main", *older]
+    desk.work.old = {older[0]: tip}
+    said = desk("status", "web").text.splitlines()
+    assert "… and 1 older state (old/…); --all lists it" in said
+
+
 def test_status_where_the_repository_is_gone(desk: Desk, tmp_path: Path) -> None:
     commit(desk.guest, "four")
     desk.work.user = tmp_path / "gone"
