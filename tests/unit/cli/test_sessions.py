@@ -401,8 +401,7 @@ def test_names_are_completed(banger: Instance, vm: str) -> None:
     done = banger(
         status=None,
         _BANGER_COMPLETE="bash_complete",
-        COMP_WORDS=f"banger vm session show {vm} comp",
-        COMP_CWORD="5",
+        COMP_LINE=f"banger vm session show {vm} comp",
     )
     assert b"complete-me" in done.stdout, done
 
