@@ -246,7 +246,7 @@ def test_a_hostile_guest_changes_and_runs_nothing_here(lost: Lost, git_there: bo
     user = lost.brought(lost.repository(f"hostile-{git_there}"))
     before, others = state(user), state(secret)
     # what is planted, and why its history is refused
-    for script, reason in ((WHO + HOSTILE, ""), (PLANT, "hasDotgit"), (BREAK, "git for-each-ref failed")):
+    for script, reason in ((WHO + HOSTILE, ""), (PLANT, "hasDotgit"), (BREAK, "hasDotgit")):
         lost.guest(re.sub("TRAP|HOST", lambda found: places[found[0]], script))
         if not git_there:
             lost.guest("mv /usr/bin/git /run/git-of-test")

@@ -24,9 +24,11 @@ _FANOUT = re.compile(rb"[0-9a-f]{2}\Z")
 _LOOSE = re.compile(rb"(?:[0-9a-f]{38}|[0-9a-f]{62})\Z")
 _HEAD = re.compile(rb"(?:ref: refs/[^\0\n]{1,4000}|[0-9a-f]{40}|[0-9a-f]{64})\n*\Z")
 _SHARED_INDEX = re.compile(rb"sharedindex\.[0-9a-f]{40,64}\Z")
-_CARRIED = (
-    b"packed-refs", b"shallow", b"info/exclude", b"info/attributes", b"logs/HEAD", b"logs/refs/stash"
-)  # fmt: skip
+_PACKED = re.compile(rb"([0-9a-f]{40}|[0-9a-f]{64}) (refs/[^\0-\40\177~^:?*\\\[]{1,4000})\Z")
+_PEELED = re.compile(rb"\^(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")
+_BAD_PART = re.compile(rb"(?:\A|/)(?:\.|/|\Z)|\.\.|@\{|\.(?:lock)?(?:/|\Z)")
+"""What git refuses in a ref's name besides single letters (git-check-ref-format(1))."""
+_CARRIED = (b"shallow", b"info/exclude", b"info/attributes", b"logs/HEAD", b"logs/refs/stash")
 """Attributes name drivers, and no configuration of ours has one."""
 
 STATES = (b"MERGE_HEAD", b"CHERRY_PICK_HEAD", b"REVERT_HEAD", b"REBASE_HEAD", b"ORIG_HEAD")
@@ -137,10 +139,30 @@ def carry_over(staged: StagedGit, own: bytes) -> list[str]:
     for name in _CARRIED:
         source = staged.folder if name == b"logs/HEAD" else staged.common
         _copy(source + b"/" + name, own + b"/" + name, most=64 << 20)
+    notes += _carry_packed_refs(staged.common + b"/packed-refs", own + b"/packed-refs")
     if not _carry_refs(staged.common + b"/refs", own + b"/refs"):
         notes.append(f"There are more than {MAX_REFS} refs: the rest of them is not kept.")
     _link_objects(staged.common + b"/objects", own + b"/objects")
     return notes
+
+
+def _carry_packed_refs(source: bytes, target: bytes) -> list[str]:
+    """Without the lines that git would stumble over: for one of them it shows no ref at all."""
+    content = _content(source, 64 << 20)
+    if content is None:
+        return []
+    kept: list[bytes] = []
+    left_out, takes_peeled = 0, False
+    for line in content.splitlines():
+        match = _PACKED.match(line)
+        good = bool(match and not _BAD_PART.search(match[2]))
+        if good or (takes_peeled and _PEELED.match(line)):
+            kept.append(line)
+        elif not line.startswith((b"#", b"^")):  # the header's promises (sorted, peeled) are not needed
+            left_out += 1
+        takes_peeled = good
+    _write(target, b"".join(line + b"\n" for line in kept))
+    return [f"packed-refs is damaged: {left_out} of its lines are left out."] if left_out else []
 
 
 def _carry_refs(source: bytes, target: bytes) -> bool:

@@ -241,6 +241,20 @@ async def test_links_in_a_staged_git_folder(guest: Guest, kept: Kept, tmp_path: 
     assert secret not in set((await kept.store.refs()).values())
 
 
+async def test_damaged_lines_of_packed_refs(guest: Guest, kept: Kept, tmp_path: Path) -> None:
+    """One of them, and git shows no ref at all: the others' commits would not be kept."""
+    work = guest.commit("work", a="w\n")
+    guest.git("tag", "-a", "-m", "v1", "v1")
+    guest.git("pack-refs", "--all")
+    packed = guest.folder / ".git/packed-refs"
+    for bad in ("refs/heads/../../config", "refs/heads/x.lock", "refs/heads/a b", "HEAD", "refs/heads/a/"):
+        packed.write_text(f"{packed.read_text()}{work} {bad}\n^{work}\nnonsense\n")
+    snapshot = await kept.keep(await guest.repository(tmp_path), guest.brought)
+    assert any("10 of its lines" in note for note in snapshot.notes)
+    assert set(await kept.current()) == {"HEAD", "heads/main", "tags/v1"}
+    assert (await kept.current())["heads/main"] == work
+
+
 def test_names() -> None:
     assert kept_name(b"refs/heads/main") == "heads/main"
     assert kept_name(b"refs/heads/caf\xc3\xa9") == "heads/caf\u00e9"
