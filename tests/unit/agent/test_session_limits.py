@@ -391,13 +391,16 @@ def test_a_folder_removed_by_hand_leaves_no_keeper(sessions: Sessions) -> None:
 def test_a_list_in_the_middle_of_a_removal(sessions: Sessions) -> None:
     """Its keeper has not gone yet, its status has: still a record that says what it is."""
     going = sessions.start("sleep", "60")
-    keeper = sessions.record(going).number(wire.SESSION_KEEPER_PID)
+    record = sessions.record(going)
+    keeper = record.number(wire.SESSION_KEEPER_PID)
     os.kill(keeper, signal.SIGSTOP)
     try:
         (sessions.folder / going / "status").unlink()
         assert sessions.record(going).text(wire.SESSION_STATUS) == "failed"
     finally:
         os.kill(keeper, signal.SIGCONT)
+    os.kill(record.number(wire.SESSION_PID), signal.SIGKILL)
+    wait_gone(keeper)
 
 
 def test_a_keeper_that_hangs_holds_up_no_list(sessions: Sessions) -> None:
