@@ -18,7 +18,8 @@ class FakeWorkspaces:
     """A WorkspaceService whose stores are entries in a dict.
 
     live, disk: what keeping that way raises next and from then on; None: it works. hold: keeps wait for it.
-    finds: what a keep finds to be new. calls: in order, such as "live box".
+    finds: what a keep finds to be new. files_only: why it cannot keep the history. calls: in order, such as
+    "live box".
     """
 
     def __init__(self) -> None:
@@ -29,6 +30,7 @@ class FakeWorkspaces:
         self.disk: Exception | None = None
         self.hold: asyncio.Event | None = None
         self.finds = True
+        self.files_only = ""
         self.keeping = asyncio.Event()
 
     async def open(self) -> None:
@@ -65,6 +67,7 @@ class FakeWorkspaces:
             kept_at=now(),
             how=how,
             changed=self.finds,
+            files_only=self.files_only,
         )
         self.stores[record.id] = work
         return work

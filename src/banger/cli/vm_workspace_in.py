@@ -6,7 +6,6 @@ of the old one in one step. After a crash before that the old one is there, whol
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -101,9 +100,10 @@ def put_in(
 ) -> dict[str, Any]:
     """The repository into a VM that runs; the VM afterwards. ALREADY_EXISTS where one is, without replace.
 
-    kept: the work in it was kept just now. bootstrap: the tools that it names are installed, too.
+    kept: the work in it was kept just now, whole. bootstrap: the tools that it names are installed, too.
     """
     from banger.client.copy import is_there
+    from banger.local.gittravel import aside_name
 
     vm: dict[str, Any] = dict(client.show_vm(reference))
     vm_id, name = str(vm["id"]), str(vm["name"])
@@ -121,11 +121,8 @@ def put_in(
             from banger.cli.tooling import tooling_for
 
             tooling = tooling_for(client, vm, travel.plan.files)
-        if there and vm.get("workspace"):
-            if not kept:
-                keep(client, vm_id, progress)
-        elif there:  # not ours: nobody would know its work
-            aside = f"repo.before-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+        if there and not kept:
+            aside = aside_name(keep(client, vm_id, progress) if vm.get("workspace") else None)
         with interruptible():
             prepared = bring_in(client, vm_id, travel, progress=progress, replace=there, aside=aside)
         if aside:
@@ -148,7 +145,8 @@ def keep(client: Client, reference: str, progress: Progress) -> dict[str, Any]:
 def has_work(work: dict[str, Any]) -> bool:
     """Whether there is anything in the guest now that was not brought; what was kept before is safe."""
     names = [str(ref.get("name", "")) for ref in work.get("refs", ())]
-    return any(not name.startswith("old/") for name in names) or (bool(work.get("changed")) and not names)
+    new = any(not name.startswith("old/") for name in names) or (bool(work.get("changed")) and not names)
+    return new or bool(work.get("files_only"))
 
 
 def prepare_again(client: Client, reference: str) -> None:

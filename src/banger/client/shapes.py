@@ -104,6 +104,7 @@ class Work(WorkRequired, total=False):
     refs: list[KeptRef]
     cut: list[str]
     notes: list[str]
+    files_only: str
 
 
 class VMRequired(TypedDict):

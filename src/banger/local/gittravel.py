@@ -13,7 +13,8 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +101,16 @@ class Travel:
             except OSError as error:
                 raise changed(above) from error
             tar.folder(above, status.st_mode, status.st_mtime_ns)
+
+
+def aside_name(kept: Mapping[str, object] | None) -> str:
+    """How the folder that is at /root/repo is called once another takes its place; "" when it goes.
+
+    kept: its Work, kept just now; None when the folder is none of banger's, so that nobody knows its work.
+    """
+    if kept is not None and not kept.get("files_only"):
+        return ""
+    return f"{TOP}.before-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ crash the user's repository is as it was.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -51,11 +50,12 @@ def prepare_workspace(
     """The git repository at `path` into a running VM, at /root/repo, as `banger workspace prepare` does it.
 
     The repository is only read: what is refused is refused before anything goes. replace: where there is one
-    already, keep the work in it and take its place; else ALREADY_EXISTS.
+    already, keep the work in it and take its place; else ALREADY_EXISTS. One whose history cannot be kept
+    stays beside it, as /root/repo.before-<time>.
     """
     from banger.client.copy import is_there, unpack_from
     from banger.local.gitsource import examine
-    from banger.local.gittravel import open_travel
+    from banger.local.gittravel import aside_name, open_travel
 
     source = examine(
         os.fspath(path),
@@ -75,10 +75,9 @@ def prepare_workspace(
             )
         with open_travel(source) as travel:
             aside = ""
-            if there and vm.refresh().workspace is not None:
-                daemon.keep_work(vm.id).wait()
-            elif there:  # not ours: nobody would know its work
-                aside = f"repo.before-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+            if there:
+                kept = daemon.keep_work(vm.id).wait() if vm.refresh().workspace is not None else None
+                aside = aside_name(kept)
             unpack_from(
                 daemon, vm.id, travel.write_tar, GUEST_FOLDER, replace=there, aside=aside, tick=on_bytes
             )

@@ -48,7 +48,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kept_at: when last, None when nothing was kept yet. how: `guest-git`, `guest-files` or `disk`.
     changed: something is in it that was not brought. head: "" for an unborn branch; branch: "" when detached.
     refs: only what is not simply as brought, old ones too. cut: commits in it whose parents are not (the
-    user's own repository has those). notes: what could not be kept, whole sentences.
+    user's own repository has those). notes: what could not be kept, whole sentences. files_only: why the
+    history could not be kept and the files alone are, "" where it is: a delete would lose it.
     """
 
     vm_id: str
@@ -64,3 +65,4 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     refs: tuple[KeptRef, ...] = ()
     cut: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    files_only: str = ""

@@ -3,7 +3,8 @@
 VMService's hands, called under the VM's lock; what keeping is, workspace/ knows. A VM without a workspace
 pays nothing. Of a guest that runs the guest is asked; of one that does not, its work disk is read, and that
 only once no machine can write it. A keep that fails never costs the disk: a stop goes on and warns, a
-removal fails. After a crash in the middle the store is as it was, and the same command keeps again.
+removal fails, also where the files could be kept and the history not. After a crash in the middle the store
+is as it was, and the same command keeps again.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from banger.model.work import Work
 from banger.vm.errors import KeepFailed, NoWorkspace, describe_cause
 from banger.vm.planner import Finding, Fix
 from banger.vm.steps import Act, CrashPoint, no_crash
+from banger.workspace.errors import WorkNotKept
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ STAGING = "staging-"
 """How names in the folder of kept work begin that are no VM's (workspace/service)."""
 KEPT_STEP = "work_kept"
 """Of the line that says how to get what was kept; the CLI lets it stay."""
+_DISCARD = "banger vm delete --discard-work"
 
 
 class Workspaces(Protocol):
@@ -160,20 +163,23 @@ class Keeping:
         failures: list[KeepFailed] = []
         if alive:
             try:
-                await self.live(record, progress)
-                return
+                work = await self.live(record, progress)
             except KeepFailed as error:
                 log.warning("%s; ending it to read its disk", error.brief)
                 failures.append(error)
+            else:
+                _demand_history(work)
+                return
             await self._sync(record)
         await end()
         if not os.path.lexists(record.runtime.work_disk_path):
             return  # never made, or gone in an earlier removal, which had kept what was on it
         try:
-            await self.disk(record, progress)
+            work = await self.disk(record, progress)
         except KeepFailed as error:
-            hint = f"to lose it with the VM: banger vm delete --discard-work {record.name}"
+            hint = f"to lose it with the VM: {_DISCARD} {record.name}"
             raise KeepFailed(record.name, causes=[*failures, error], hint=hint) from error
+        _demand_history(work)
 
     async def after_removal(self, record: VMRecord, progress: Progress, *, discard: bool) -> None:
         """The VM has gone: its store goes with it when nothing is new in it, or when it is discarded.
@@ -254,6 +260,15 @@ async def guest_answers(vm_dir: str, limit_s: float) -> None:
                 await agent.health()
     except TimeoutError as error:
         raise GuestTimeout("say how it is", limit_s) from error
+
+
+def _demand_history(work: Work) -> None:
+    """Raises KeepFailed where only the files are kept: the disk has the history still."""
+    if work.files_only:
+        name = work.vm_name
+        cause = WorkNotKept(f"only its files, not its history: {work.files_only}")
+        hint = f"banger workspace pull {name} brings the files; then, to lose the rest: {_DISCARD} {name}"
+        raise KeepFailed(name, causes=[cause], hint=hint)
 
 
 def say_kept(work: Work, progress: Progress) -> None:

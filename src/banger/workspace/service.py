@@ -262,9 +262,10 @@ class WorkspaceService:
                     raise
                 tried.append(error)
             alone = await staged.repository.afresh()
-            lost = f"The history cannot be kept, only the files are: {_reason(tried[-1])}."
+            why = _reason(tried[-1])
+            notes = (*notes, f"The history cannot be kept, only the files are: {why}.")
             return await self._keep(
-                record, workspace, alone, ignored=ignored, notes=(*notes, lost), disk=disk
+                record, workspace, alone, ignored=ignored, notes=notes, disk=disk, files_only=why
             )
         except BangerError as error:
             raise _not_kept(record, [*tried, error]) from error
@@ -280,6 +281,7 @@ class WorkspaceService:
         ignored: bool,
         notes: tuple[str, ...] = (),
         disk: str = "",
+        files_only: str = "",
     ) -> Work:
         folder = self._folder(record.id)
         store = WorkStore(folder)
@@ -302,6 +304,7 @@ class WorkspaceService:
             notes=(*notes, *snapshot.notes),
             disk=disk,
             ignored=ignored,
+            files_only=files_only,
         )
 
     async def _nothing_there(self, record: VMRecord, workspace: Workspace, *, disk: str) -> Work:
@@ -315,6 +318,7 @@ class WorkspaceService:
             how="disk" if disk else "guest-files",
             changes=WorkChanges(),
             notes=(f"{workspace.guest_path} is gone in the guest: what was kept before is here.",),
+            files_only="",
         )
         kept = WorkRecord(work=work, tree=before.tree if before else "", disk=_stamp(disk))
         await in_thread(partial(write_work, folder, kept))
@@ -330,6 +334,7 @@ class WorkspaceService:
         notes: tuple[str, ...],
         disk: str,
         ignored: bool,
+        files_only: str,
     ) -> Work:
         store = WorkStore(self._folder(record.id))
         refs = await store.kept()
@@ -346,6 +351,7 @@ class WorkspaceService:
             refs=refs,
             cut=store.cut(),
             notes=tuple(_printable(note) for note in list(dict.fromkeys(notes))[:_MAX_NOTES]),
+            files_only=_printable(files_only),
         )
         kept = WorkRecord(work=work, tree=snapshot.tree, disk=_stamp(disk), ignored=ignored)
         await in_thread(partial(write_work, self._folder(record.id), kept))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from banger.local import gitscratch, gittar
 from banger.local.githead import host_moved
 from banger.local.gitplan import plan
 from banger.local.gitsource import examine
-from banger.local.gittravel import open_travel
+from banger.local.gittravel import aside_name, open_travel
 from tests.unit.local.gitrepos import (
     Repo,
     arrive,
@@ -555,3 +556,9 @@ def test_a_damaged_repository_is_said(tmp_path: Path) -> None:
     with pytest.raises(BangerError, match="the repository cannot be read") as caught, open_travel(source):
         pytest.fail("it was opened")
     assert "fsck" in str(caught.value.hint)
+
+
+def test_what_was_kept_whole_goes_and_all_else_stays_beside() -> None:
+    assert aside_name({"refs": []}) == aside_name({"files_only": ""}) == ""
+    for kept in (None, {"files_only": "its objects are damaged"}):
+        assert re.fullmatch(r"repo\.before-\d{8}T\d{6}Z", aside_name(kept))

@@ -316,6 +316,27 @@ async def test_a_delete_that_cannot_keep_fails_and_removes_nothing(host: Host, a
 
 
 @pytest.mark.parametrize("alive", [True, False])
+async def test_a_delete_that_would_lose_history_fails_and_ends_nothing(host: Host, alive: bool) -> None:
+    record = await host.vm(alive=alive)
+    host.works.files_only = "git index-pack failed"
+    with pytest.raises(BangerError) as caught:
+        await host.vms.delete(record.id, host.progress)
+    assert caught.value.code is ErrorCode.WORK_NOT_KEPT
+    assert caught.value.brief == (
+        "the work in box could not be kept: only its files, not its history: git index-pack failed"
+    )
+    assert caught.value.hint is not None
+    assert "banger workspace pull box" in caught.value.hint
+    assert caught.value.hint.endswith("banger vm delete --discard-work box")
+    assert host.folder(record)
+    assert (record.id in host.machines.alive) is alive
+    await host.vms.stop(record.id, host.progress)  # its disk stays
+    host.works.files_only = ""
+    await host.vms.delete(record.id, host.progress)
+    assert host.said[-1] == KEPT
+
+
+@pytest.mark.parametrize("alive", [True, False])
 async def test_discarded_work_is_neither_kept_nor_left(host: Host, alive: bool) -> None:
     record = await host.vm(alive=alive)
     await host.vms.keep(record.id, no_progress)

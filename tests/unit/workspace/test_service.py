@@ -183,6 +183,10 @@ async def test_history_that_is_refused_leaves_the_files(place: Place) -> None:
     work = await place.service.keep_disk(place.record)
     assert [ref.name for ref in work.refs] == ["worktree"]
     assert any("history cannot be kept" in note for note in work.notes)
+    assert "gitmodules" in work.files_only
+    shutil.rmtree(place.guest.folder / ".git")
+    os.utime(place.disk, ns=(1, 1))
+    assert not (await place.service.keep_disk(place.record)).files_only, "there is none to lose any more"
 
 
 async def test_damaged_history_leaves_the_files(place: Place) -> None:
@@ -193,6 +197,8 @@ async def test_damaged_history_leaves_the_files(place: Place) -> None:
     work = await place.service.keep_live(place.record)
     assert [ref.name for ref in work.refs] == ["worktree"]
     assert any("history cannot be kept" in note for note in work.notes)
+    assert work.files_only
+    assert place.service.find(VM).files_only == work.files_only
     shown = git(place.folder / "repo.git", "show", "refs/work/worktree:a")
     assert shown == "dirty"
 
