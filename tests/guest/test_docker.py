@@ -1,23 +1,26 @@
 """Docker in a guest of the recipe's image: its stores lie on a plain file system, its modules are at hand.
 
-One guest for all of it, its root put together as an overlay: on one, Docker would copy whole layers, or fail.
+One guest for all of it, made by typing docs/docker.md, its root put together as an overlay: on one, Docker
+would copy whole layers, or fail.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.artifacts import DOCKER_IMAGE, obtain
+from tests.artifacts import DOCKER_IMAGE, artifacts, obtain
 from tests.capabilities import require
 from tests.fakes.ociregistry import busybox_tree
 from tests.guest.conftest import module_instance
 from tests.guest.instance import SMALL, Instance
+from tests.guest.pagetyping import Page, type_page
+from tests.guest.typist import typist
 
 pytestmark = [require("busybox"), pytest.mark.guest]
 
@@ -25,17 +28,50 @@ CONFIG = 'root_disk = "guest-overlay"\n' + SMALL.replace("memory_mib = 256", "me
 STORES = ("/var/lib/docker", "/var/lib/containerd", "/var/lib/containers")
 
 
+HELLO = "banger vm exec box -- docker run hello-world"
+LOAD = """tar -C rootfs -c . | banger vm exec box -- docker import -c 'CMD ["echo", "hi"]' - hello-world"""
+IMPORT = "banger kernel import mine --from ./build"
+PAGE = Page(
+    before={
+        "": ("cp -r $FILES/rootfs .",),
+        HELLO: (LOAD,),
+        IMPORT: ("mkdir build && cp -r $FILES/vmlinux $FILES/modules build",),
+    },
+    shows={
+        HELLO: "^hi$",
+        "tar -C rootfs -c . | banger vm exec box -- docker import - local/app": "^sha256:",
+        "banger kernel list --available": r"debian-bookworm .*\n(.*\n)*.*debian-trixie ",
+        "banger kernel pull debian-trixie": "^debian-trixie$",
+        IMPORT: "^mine$",
+    },
+    other={
+        "banger image pull debian-bookworm --name new --kernel debian-trixie": (
+            "builds a Debian, a minute and more: tests/host/test_image_build.py; that kernel: test_kernels.py"
+        )
+    },
+)
+
+
 @pytest.fixture(scope="module")
 def banger() -> Iterator[Instance]:
-    obtain(images=(DOCKER_IMAGE,))
+    obtain(images=(DOCKER_IMAGE,), kernels=("debian-trixie",))
     yield from module_instance(CONFIG)
 
 
 @pytest.fixture(scope="module")
 def guest(banger: Instance) -> str:
-    banger.ok("vm", "run", "-d", "--name", "dock", "--image", DOCKER_IMAGE)
-    until_docker(banger, "dock")
-    return "dock"
+    """The page's guest, which has its image local/app."""
+    files = Path(tempfile.mkdtemp(prefix="banger-docker-"))
+    try:
+        busybox_tree(files / "rootfs")
+        (files / "vmlinux").symlink_to(artifacts().vmlinux)
+        (files / "modules").symlink_to(artifacts().modules_dir)
+        with typist(banger) as person:
+            person.type(f"FILES={files}")
+            type_page(person, "docs/docker.md", PAGE)
+    finally:
+        shutil.rmtree(files)
+    return "box"
 
 
 def until_docker(banger: Instance, guest: str) -> None:
@@ -44,14 +80,7 @@ def until_docker(banger: Instance, guest: str) -> None:
     banger.ok("vm", "exec", guest, "--", "sh", "-c", script, timeout_s=400)
 
 
-def busybox_tar(folder: Path) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        archive.add(busybox_tree(folder), ".")
-    return out.getvalue()
-
-
-def test_a_container_of_a_local_image_runs_and_stays(banger: Instance, guest: str, tmp_path: Path) -> None:
+def test_a_container_of_a_local_image_runs_and_stays(banger: Instance, guest: str) -> None:
     assert json.loads(banger.ok("image", "show", DOCKER_IMAGE, "--json").text)["docker"] is True
     exec_in = ("vm", "exec", guest, "--")
     assert banger.ok(*exec_in, "stat", "-fc", "%T", "/", *STORES).text.split() == [
@@ -59,13 +88,10 @@ def test_a_container_of_a_local_image_runs_and_stays(banger: Instance, guest: st
         *["ext2/ext3"] * 3,
     ]
     assert banger.ok(*exec_in, "docker", "info", "-f", "{{.Driver}}").text == "overlay2\n"
-    banger.ok(*exec_in, "docker", "import", "-", "local/busybox", stdin=busybox_tar(tmp_path / "tree"))
-    run = (*exec_in, "docker", "run", "--rm", "local/busybox")
-    assert banger.ok(*run, "echo", "hi").text == "hi\n"
-
     banger.ok("vm", "stop", guest)
     banger.ok("vm", "start", guest)
     until_docker(banger, guest)
+    run = (*exec_in, "docker", "run", "--rm", "local/app")
     assert banger.ok(*run, "echo", "again").text == "again\n"
     mounts = banger.ok(*exec_in, "cat", "/proc/mounts").text
     assert "/run/banger" not in [line.split()[1] for line in mounts.splitlines()]

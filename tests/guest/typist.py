@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,17 +49,25 @@ class Typist:
             lambda: self._screen.title.startswith(f"ready {self._commands} "), timeout_s=timeout_s
         )
 
-    def type(self, line: str) -> list[str]:
-        """The line and Enter; the lines that are below it when the next prompt is there."""
+    def type(self, line: str, *, answers: Sequence[tuple[str, str]] = ()) -> list[str]:
+        """The line and Enter; the lines that are below it when the next prompt is there.
+
+        answers: what is typed in turn when something is on the screen, for a command that asks.
+        """
         self._screen.type("clear\n")
         self.wait()
         self._screen.type(line + "\n")
+        for asked, keys in answers:
+            self._screen.until(asked, timeout_s=BOOT_TIMEOUT_S)
+            self._screen.type(keys)
         self.wait()
         shown = self._screen.text.rstrip().removesuffix("$").rstrip("\n")
         rows = -(-(len(line) + 2) // COLUMNS)
+        # a full row goes on in the next one
+        shown = "".join(row + "\n" * (len(row) < COLUMNS) for row in shown.splitlines()[rows:])
         for real, written in self._paths.items():
             shown = shown.replace(real, written)
-        return [one for one in shown.splitlines()[rows:] if not IF_SLOW.match(one)]
+        return [one for one in shown.splitlines() if not IF_SLOW.match(one)]
 
     @property
     def status(self) -> int:
