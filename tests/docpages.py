@@ -1,7 +1,7 @@
 """What the written pages tell a person to type: their code blocks, and the banger commands in those.
 
 Used by the unit test that reads every command (tests/unit/cli/test_docs_commands.py) and by the guest
-tests that type the pages' commands (tests/guest/test_docs_pages.py, test_tutorial.py).
+tests that type the pages' commands (tests/guest/test_docs_*.py, test_tutorial.py).
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ class Line:
     page: str
     number: int
     text: str
+    fence: str = ""
+    """What the block's fence says it is: `console`, `python`; "" for indented blocks."""
 
     def __str__(self) -> str:
         return f"{self.page}:{self.number}: {self.text}"
@@ -37,20 +39,20 @@ def pages() -> list[Path]:
 def code_lines(page: Path) -> Iterator[Line]:
     """The lines of fenced and of indented blocks; those that end in a backslash joined with the next."""
     name = str(page.relative_to(PROJECT))
-    fenced = False
+    fence: str | None = None
     indented = False
     blank = True
     open_line: Line | None = None
     for number, raw in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
         if raw.lstrip().startswith("```"):
-            fenced = not fenced
+            fence = raw.strip().strip("`") if fence is None else None
             continue
-        indented = not fenced and raw.startswith("    ") and (blank or indented)
+        indented = fence is None and raw.startswith("    ") and (blank or indented)
         blank = not raw.strip()
-        if not (fenced or indented) or blank:
+        if (fence is None and not indented) or blank:
             continue
         text = raw.strip() if open_line is None else f"{open_line.text[:-1].rstrip()} {raw.strip()}"
-        line = Line(name, number if open_line is None else open_line.number, text)
+        line = Line(name, number if open_line is None else open_line.number, text, fence or "")
         open_line = line if text.endswith("\\") else None
         if open_line is None:
             yield line
