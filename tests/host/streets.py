@@ -174,20 +174,21 @@ def reaches(who: Place, address: str, port: int) -> bool:
         return True
 
 
-def asks(who: Place, server: socket.socket, *, address: str, port: int) -> bool:
+def asks(who: Place, server: socket.socket, *, address: str, port: int, within_s: float = TIMEOUT_S) -> bool:
     """Whether a datagram arrives, and its answer."""
     with who.open(socket.SOCK_DGRAM) as made:
         made.connect((address, port))
         made.send(b"hello")
-        if not arrives(server, b"hello"):
+        if not arrives(server, b"hello", within_s=within_s):
             return False
         made_from = made.getsockname()
         server.sendto(b"answer", made_from)
         return made.recv(64) == b"answer"
 
 
-def arrives(server: socket.socket, what: bytes) -> bool:
-    server.settimeout(SILENCE_S)
+def arrives(server: socket.socket, what: bytes, *, within_s: float = TIMEOUT_S) -> bool:
+    """What is to come is waited for long: this machine may be busy."""
+    server.settimeout(within_s)
     try:
         while True:
             if what in server.recv(65536):
@@ -196,6 +197,11 @@ def arrives(server: socket.socket, what: bytes) -> bool:
         return False
     finally:
         server.settimeout(TIMEOUT_S)
+
+
+def stays_away(server: socket.socket, what: bytes) -> bool:
+    """What is not to come is not waited for long."""
+    return not arrives(server, what, within_s=SILENCE_S)
 
 
 def ethernet(destination: str, source: str, kind: int, *, payload: bytes = b"") -> bytes:

@@ -33,22 +33,29 @@ class Street:
     other: Place
     internet: Place
 
-    def gets_out(self) -> bool:
-        """A connection with its answers. What is dropped without a word is not waited for long."""
+    def gets_out(self, *, within_s: float = streets.TIMEOUT_S) -> bool:
+        """A connection with its answers."""
         with streets.listener(self.internet, SERVER_IP, WEB), self.guest.open() as made:
-            made.settimeout(0.5)
+            made.settimeout(within_s)
             try:
                 made.connect((SERVER_IP, WEB))
             except OSError:
                 return False
             return True
 
-    def asks_names(self) -> bool:
+    def asks_names(self, *, within_s: float = streets.TIMEOUT_S) -> bool:
         with streets.listener(None, BRIDGE_IP, 53, udp=True) as server:
             try:
-                return streets.asks(self.guest, server, address=BRIDGE_IP, port=53)
+                return streets.asks(self.guest, server, address=BRIDGE_IP, port=53, within_s=within_s)
             except OSError:
                 return False
+
+    def is_kept_in(self) -> bool:
+        """What is dropped without a word is not waited for long."""
+        return not self.gets_out(within_s=streets.SILENCE_S)
+
+    def asks_in_vain(self) -> bool:
+        return not self.asks_names(within_s=streets.SILENCE_S)
 
 
 @pytest.fixture
@@ -103,7 +110,7 @@ async def test_where_there_is_nobody_nothing_is_named(street: Street) -> None:
 @pytest.mark.parametrize("program", ["iptables-nft", "iptables-legacy"])
 async def test_dockers_policy_is_named_and_its_chain_lets_guests_out(street: Street, program: str) -> None:
     iptables(program, DOCKER)
-    assert not street.gets_out()
+    assert street.is_kept_in()
     (found,) = await look()
     assert found.program is Program.DOCKER
     assert found.what == (What.OUT, What.BACK)
@@ -122,7 +129,7 @@ def _with_nft(command: str) -> str:
 async def test_half_a_remedy_is_not_enough(street: Street) -> None:
     iptables("iptables-nft", DOCKER)
     iptables("iptables-nft", f"-I DOCKER-USER -i {BRIDGE} -j ACCEPT")
-    assert not street.gets_out()
+    assert street.is_kept_in()
     (found,) = await look()
     assert found.what == (What.BACK,)
     await mended(street, found, _with_nft)
@@ -132,7 +139,7 @@ async def test_half_a_remedy_is_not_enough(street: Street) -> None:
 async def test_dockers_own_nftables(street: Street, policy: str) -> None:
     load(DOCKER_NFT.replace("POLICY", policy))
     found = await look()
-    assert street.gets_out() is (policy == "accept")
+    assert street.gets_out() if policy == "accept" else street.is_kept_in()
     assert [each.program for each in found] == ([] if policy == "accept" else [Program.DOCKER_NFT])
     assert all("ip-forward-no-drop" in each.remedy for each in found)
     assert programs(await firewall_facts()) == (Program.DOCKER_NFT,)
@@ -140,8 +147,8 @@ async def test_dockers_own_nftables(street: Street, policy: str) -> None:
 
 async def test_firewalld_is_named_for_names_too(street: Street) -> None:
     load((RULESETS / "firewalld.nft").read_text())
-    assert not street.gets_out()
-    assert not street.asks_names()
+    assert street.is_kept_in()
+    assert street.asks_in_vain()
     (found,) = await look()
     assert found.program is Program.FIREWALLD
     assert set(found.what) == {What.OUT, What.DNS}
@@ -161,8 +168,8 @@ async def test_a_real_ufw(street: Street, tmp_path: Path) -> None:
     ufw = Ufw(tmp_path)
     ufw.run("ufw --force enable")
     try:
-        assert not street.gets_out()
-        assert not street.asks_names()
+        assert street.is_kept_in()
+        assert street.asks_in_vain()
         (found,) = await look()
         assert found.program is Program.UFW
         assert set(found.what) == {What.OUT, What.DNS}
@@ -177,7 +184,7 @@ async def test_a_table_of_nobody_known(street: Street) -> None:
       chain onward { type filter hook forward priority 5; policy accept; jump more; }
       chain more { ct state established accept; oifname "uplink" meta l4proto { tcp, udp } reject; }
     }""")
-    assert not street.gets_out()
+    assert street.is_kept_in()
     (found,) = await look()
     assert found.program is Program.OTHER
     assert "inet strict more" in found.sentence()
