@@ -10,7 +10,6 @@ import os
 import shutil
 import stat
 import tarfile
-import time
 from pathlib import Path
 
 import pytest
@@ -79,16 +78,14 @@ async def test_rootfs_is_clean_and_as_debian_made_it(made: Artifacts) -> None:
     assert "resize_inode" not in features
 
 
-async def test_work_disk_in_well_under_a_second(made: Artifacts, tmp_path: Path) -> None:
+async def test_a_work_disk_is_sparse_and_clean(made: Artifacts, tmp_path: Path) -> None:
     disk = tmp_path / "work.ext4"
     files = [GuestFile(path=".ssh/authorized_keys", content=b"ssh-ed25519 AAAA me\n", mode=0o600)]
     seed = tmp_path / "seeds/work-seed.tar"
     seed.parent.mkdir()
     shutil.copyfile(made.work_seed, seed)
     seeds.prepare(seed, rootfs="", key="SHA256:me", files=files)
-    begin = time.monotonic()
     await seeds.make_work_disk(disk, size_bytes=8 << 30, seed=seed, programs=made.e2fsprogs)
-    assert time.monotonic() - begin < 1
     found = disk.stat()
     assert found.st_size == 8 << 30
     assert found.st_blocks * 512 < 2 << 20
@@ -179,9 +176,7 @@ async def test_an_attribute_that_cannot_be_set_is_an_error(made: Artifacts, tmp_
 async def test_a_second_home_needs_no_build(made: Artifacts, tmp_path: Path) -> None:
     made.seed_home(tmp_path / "home")
     _, images, _ = services(tmp_path / "home")
-    begin = time.monotonic()
     image = await images.resolve("debian-bookworm")
-    assert time.monotonic() - begin < 5
     assert image.id == made.image.id
     assert image.rootfs_path.startswith(str(tmp_path))
     assert stat.S_IMODE(Path(image.rootfs_path).stat().st_mode) == 0o444

@@ -268,7 +268,7 @@ def test_stop_kills_what_ignores_it_and_its_group(sessions: Sessions) -> None:
         with Connection(sessions.agent, sessionwire.encode_session_stop(started, 600)) as stopping:
             sessions.until(started, lambda record: record.text(wire.SESSION_STATUS) == "stopping")
             record = Fields(stopping.want(wire.FRAME_OK).payload)
-        assert 0.5 < time.monotonic() - begun < 8
+        assert 0.5 < time.monotonic() - begun < 40
         assert record.number(wire.SESSION_EXIT_SIGNAL) == signal.SIGKILL
         assert attached.to_exit().number(wire.EXIT_SIGNAL) == signal.SIGKILL
     wait_gone(child)
@@ -445,9 +445,9 @@ def test_stdin_that_nobody_reads_stalls_nothing(sessions: Sessions) -> None:
 
 def test_background_processes_do_not_hold_the_end(sessions: Sessions) -> None:
     begun = time.monotonic()
-    started = sessions.start("sh", "-c", "sleep 8 & echo $!; exit 5")
+    started = sessions.start("sh", "-c", "sleep 61 & echo $!; exit 5")
     record = sessions.ended(started)
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun < 40
     assert record.number(wire.SESSION_EXIT_CODE) == 5
     child = int(sessions.logs(started)[0])
     assert not is_gone(child)  # it is left alone, as by an exec

@@ -232,7 +232,7 @@ def test_terminal_is_put_back_when_the_cli_is_told_to_go(banger: Instance, vm: s
 def test_bare_run_on_a_terminal_is_a_shell(banger: Instance) -> None:
     with on_a_terminal(banger, "vm", "run", "--rm", "--name", "shelly") as (pid, ours):
         read_until(ours, b"ready in ")
-        time.sleep(0.3)  # the shell's own start; what is typed early would be echoed twice
+        eventually(lambda: not termios.tcgetattr(ours)[3] & termios.ECHO)
         os.write(ours, b"echo $((6 * 7)); exit 5\r")
         read_until(ours, b"42")
         _, status = os.waitpid(pid, 0)

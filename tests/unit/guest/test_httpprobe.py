@@ -139,7 +139,7 @@ async def test_bad_servers_cost_no_more_than_the_deadline(handler: Handler) -> N
     async with server(handler) as port:
         began = time.monotonic()
         assert await scheme(port, 0.7) == ""
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
 
 
 async def test_nobody_there() -> None:
