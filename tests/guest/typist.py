@@ -18,6 +18,8 @@ from tests.guest.instance import BANGER, BOOT_TIMEOUT_S, Instance
 from tests.guest.screen import Screen, at_a_terminal
 
 ROWS, COLUMNS = 400, 110
+PATIENCE_S = 400.0
+"""With one command: a guest's Docker may be among what it waits for."""
 # the terminal's title tells which prompt this is, and what the last command ended with: nothing on the screen
 # can be taken for it
 RC = f"""\
@@ -60,7 +62,7 @@ class Typist:
         for asked, keys in answers:
             self._screen.until(asked, timeout_s=BOOT_TIMEOUT_S)
             self._screen.type(keys)
-        self.wait()
+        self.wait(PATIENCE_S)
         shown = self._screen.text.rstrip().removesuffix("$").rstrip("\n")
         rows = -(-(len(line) + 2) // COLUMNS)
         # a full row goes on in the next one
