@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import os
 from dataclasses import dataclass
 from typing import BinaryIO, Final
@@ -45,6 +46,20 @@ async def copy_out(vm_dir: str, guest_path: str, out: BinaryIO, *, most_bytes: i
     NOT_FOUND where there is no such path; GUEST_ERROR where the agent fails or sends more than most_bytes;
     NO_SPACE; GuestUnreachable and GuestTimeout.
     """
+    return await _copy_out(vm_dir, guest_path, out, most_bytes, DiskRoom(out.fileno()))
+
+
+async def copy_out_memory(vm_dir: str, guest_path: str, *, most_bytes: int) -> io.BytesIO:
+    """As copy_out, for what is small: the tar is nowhere but in memory, and at its beginning."""
+    out = io.BytesIO()
+    await _copy_out(vm_dir, guest_path, out, most_bytes, None)
+    out.seek(0)
+    return out
+
+
+async def _copy_out(
+    vm_dir: str, guest_path: str, out: BinaryIO, most_bytes: int, room: DiskRoom | None
+) -> CopiedOut:
     path = os.fsencode(guest_path)
     if not path.startswith(b"/") or b"\0" in path or len(path) > 4000:
         raise BangerError(ErrorCode.INVALID_ARGUMENT, f"no path in a guest: {guest_path[:200]!a}")
@@ -56,7 +71,7 @@ async def copy_out(vm_dir: str, guest_path: str, out: BinaryIO, *, most_bytes: i
                 "this guest's agent is older than copies",
                 hint="banger vm restart gives it a new one",
             )
-        return await _Copy(stream, out, most_bytes).run(path)
+        return await _Copy(stream, out, most_bytes, room).run(path)
     except TimeoutError as error:
         raise GuestTimeout("go on with the copy", STALL_TIMEOUT_S) from error
     except (WireError, asyncio.IncompleteReadError, ConnectionError) as error:
@@ -68,14 +83,14 @@ async def copy_out(vm_dir: str, guest_path: str, out: BinaryIO, *, most_bytes: i
 
 
 class _Copy:
-    def __init__(self, stream: FrameStream, out: BinaryIO, most_bytes: int) -> None:
+    def __init__(self, stream: FrameStream, out: BinaryIO, most_bytes: int, room: DiskRoom | None) -> None:
         self._stream = stream
         self._out = out
         self._left = most_bytes
         self._most = most_bytes
         self._held = bytearray()
         self._bytes = 0
-        self._room = DiskRoom(out.fileno())
+        self._room = room
         self._started = False
         self._notes: list[str] = []
 
@@ -134,7 +149,8 @@ class _Copy:
             raise BangerError(code, f"writing what the guest sends failed: {error.strerror}") from error
 
     def _write(self, held: bytearray) -> None:
-        self._room.use(len(held))
+        if self._room is not None:
+            self._room.use(len(held))
         view = memoryview(held)
         while view:
             view = view[self._out.write(view) :]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from banger.model.work import WorkChanges
 from banger.workspace.errors import GitFailed
-from banger.workspace.repository import LISTING, GitResult, Repository, object_id
+from banger.workspace.repository import LISTING, GitResult, Repository, existing, object_id
 
 MAX_LOST_SUBS = 100
 _SHOWN = 3
@@ -26,6 +26,11 @@ _NO_ROOM = (
 )
 """Words of git's (LC_ALL=C) when the repository cannot be written, not when a file cannot be read."""
 _GITLINK = b"160000"
+_EMPTY_TREES = {
+    40: "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
+    64: "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321",
+}
+"""git knows them without having them."""
 
 
 @dataclass(slots=True)
@@ -54,9 +59,9 @@ class _Listing:
     skipped: list[bytes] = field(default_factory=list)
 
 
-async def empty_tree(repository: Repository) -> str:
-    made = await repository.git("hash-object", "-t", "tree", "--stdin", stdin=b"")
-    return object_id(made.stdout, "hash-object")
+def empty_tree(like: str) -> str:
+    """The id of the tree without entries. like: any id of the repository."""
+    return _EMPTY_TREES[len(like)]
 
 
 async def snapshot_files(repository: Repository, head: str, *, ignored: bool) -> Files:
@@ -221,18 +226,17 @@ async def _link_nested(work: _Index, found: Files, path: bytes, *, ignored: bool
     if sub is None:
         return
     found.subs[path] = sub
-    head = await sub.git("rev-parse", "-q", "--verify", "HEAD^{commit}")
-    if not head.status:
-        await work.put({path: _GITLINK + b" " + object_id(head.stdout, "rev-parse").encode()})
+    head = await existing(sub, ["HEAD^{commit}"])
+    for commit, _ in head.values():
+        await work.put({path: _GITLINK + b" " + commit.encode()})
 
 
 async def _count(work: _Index, found: Files, head: str, *, conflicts: int) -> None:
     repository = work.repository
-    below = await repository.git("rev-parse", "-q", "--verify", f"{head}^{{tree}}") if head else None
-    at_head = object_id(below.stdout, "rev-parse") if below and not below.status else ""
-    at_head = at_head or await empty_tree(repository)
-    staged = await _changed(work, at_head, found.index_tree) if found.index_tree else []
-    files = await _changed(work, found.index_tree or at_head, found.tree)
+    below = f"{head}^{{tree}}" if head else ""
+    at_head, _ = (await existing(repository, [below])).get(below, (empty_tree(found.tree), ""))
+    at_index = found.index_tree or at_head
+    staged, files = await _changed(work, (at_head, at_index), (at_index, found.tree))
     untracked = sum(1 for status, _, _ in files if status == b"A")
     for status, mode, path in files:
         if status == b"A" and mode == _GITLINK and path not in found.subs:
@@ -247,22 +251,28 @@ async def _count(work: _Index, found: Files, head: str, *, conflicts: int) -> No
     )
 
 
-async def _changed(work: _Index, old: str, new: str) -> list[tuple[bytes, bytes, bytes]]:
-    """(status letter, new mode, path) of each file that differs."""
-    if old == new:
-        return []
+async def _changed(work: _Index, *pairs: tuple[str, str]) -> list[list[tuple[bytes, bytes, bytes]]]:
+    """For each pair of trees (status letter, new mode, path) of each file that differs."""
+    asked = [pair for pair in pairs if pair[0] != pair[1]]
+    if not asked:
+        return [[] for _ in pairs]
     # with our index, though it is not asked: git reads one, and the repository's own may be damaged
     listed = await work.run(
-        "diff-tree", "-r", "-z", "--raw", "--no-renames", "--ignore-submodules=none", old, new
+        *("diff-tree", "--stdin", "-r", "-z", "--raw", "--no-renames", "--ignore-submodules=none"),
+        stdin="".join(f"{old} {new}\n" for old, new in asked).encode(),
     )
-    words = listed.stdout.split(b"\0")[:-1]
-    found = []
+    found: dict[bytes, list[tuple[bytes, bytes, bytes]]] = {}
+    rows: list[tuple[bytes, bytes, bytes]] | None = None
+    words = listed.stdout.split(b"\0")
     for meta, path in zip(words[::2], words[1::2], strict=False):
-        parts = meta.split(b" ")
-        if len(parts) != 5:
+        *pair, entry = meta.split(b"\n")  # the pair's own line, before the first that differs in it
+        if pair:
+            rows = found.setdefault(pair[-1], [])
+        parts = entry.split(b" ")
+        if rows is None or len(parts) != 5:
             raise GitFailed("diff-tree", "answered nonsense")
-        found.append((parts[4][:1], parts[1], path))
-    return found
+        rows.append((parts[4][:1], parts[1], path))
+    return [found.get(f"{old} {new}".encode(), []) for old, new in pairs]
 
 
 def _demand_room(stderr: str) -> None:

@@ -1,7 +1,8 @@
 """A repository in a running guest: the guest's own git, run through its agent.
 
 Used by WorkspaceService. All that comes back is a guest's word. The repository's refs and index are never
-touched; objects may be written to it. A crash leaves a folder below the guest's /run, gone at its next boot.
+touched; objects may be written to it. Starting programs is what costs an emulated guest most: only git is
+started, and as seldom as can be. A crash leaves a folder below the guest's /run (guestscratch).
 """
 
 from __future__ import annotations
@@ -9,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import BinaryIO
 
@@ -20,7 +20,10 @@ from banger.guest.errors import AgentRefused
 from banger.guest.stream import ExecStream, Exited, Stderr, Stdout
 from banger.system.threads import in_thread
 from banger.workspace.errors import GitFailed, GitMissing, NoRepository
+from banger.workspace.guestlookup import Lookup
+from banger.workspace.guestscratch import Scratch
 from banger.workspace.repository import (
+    BATCH_CHECK,
     COMMAND_TIMEOUT_S,
     COMMON_CONFIG,
     COMMON_ENV,
@@ -36,6 +39,9 @@ GIT = "git"
 _CLEAN_TIMEOUT_S = 10.0
 _WRITE_AT = 1 << 20
 
+_NO_FILES = ("config", "rev-parse")
+"""These have no use for filters."""
+
 _Take = Callable[[bytes], Awaitable[None]]
 
 
@@ -45,11 +51,23 @@ class GuestRepository:
     how = "guest-git"
     notes: tuple[str, ...] = ()
 
-    def __init__(self, vm_dir: str, path: str, *, scratch_roots: Sequence[str] = SCRATCH_ROOTS) -> None:
+    def __init__(
+        self,
+        vm_dir: str,
+        path: str,
+        *,
+        scratch_roots: Sequence[str] = SCRATCH_ROOTS,
+        outer: GuestRepository | None = None,
+        linked: bool = False,
+    ) -> None:
+        """outer: the one that this one is inside of, which is closed after it."""
+        self.linked = linked
         self._client = AgentClient(vm_dir)
         self._vm_dir = vm_dir
         self._path = path
-        self._scratch_roots = scratch_roots
+        self._is_outermost = outer is None
+        self._shared: Scratch = outer._shared if outer is not None else Scratch(vm_dir, scratch_roots)
+        self._lookup: Lookup = outer._lookup if outer is not None else Lookup()
         self._scratch: str | None = None
         self._filters: tuple[str, ...] | None = None
 
@@ -88,52 +106,66 @@ class GuestRepository:
         await in_thread(partial(sink.write, bytes(waiting)))
         return GitResult(status, b"", stderr)
 
+    async def look_up(self, names: Sequence[bytes]) -> list[bytes]:
+        argv = [*self._words(), *BATCH_CHECK]
+
+        async def start() -> ExecStream:
+            return await self._client.exec(argv, COMMON_ENV, cwd=self._path, stdin=True)
+
+        with self._understood(argv):
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                return await self._lookup.ask(self, start, names)
+
     async def scratch(self) -> str:
-        said = ""
-        for root in self._scratch_roots if self._scratch is None else ():
-            folder = f"{root}/banger-keep-{secrets.token_hex(8)}"
-            status, said = await self._run(["mkdir", "-m", "700", "--", folder])
-            if not status:
-                self._scratch = folder
-                break
         if self._scratch is None:
-            raise GitFailed("mkdir", f"of a temporary folder failed in the guest: {said[:200]!a}")
+            self._scratch = await self._shared.folder()
         return self._scratch
 
     async def copy_index(self, target: str) -> bool:
-        where = await self.git("rev-parse", "--git-path", "index")
+        usual = f"{self._path}/.git/index"
+        if await self._shared.copy(usual, target):
+            return True
+        where = await self.git("rev-parse", "--git-path", "index")  # a submodule's is elsewhere
         if where.status:
             raise NoRepository
-        source = os.fsdecode(where.stdout.rstrip(b"\n"))
-        status, said = await self._run(["cp", "-p", "--", source, target], cwd=self._path)
-        if not status:
-            return True
-        status, _ = await self._run(["test", "-e", source], cwd=self._path)
-        if status:
-            return False
-        raise GitFailed("cp", f"of the index failed in the guest: {said[:200]!a}")
+        place = os.path.join(self._path, os.fsdecode(where.stdout.rstrip(b"\n")))
+        return place != usual and await self._shared.copy(place, target)
 
     async def nested(self) -> tuple[bytes, ...]:
         return ()
 
     async def sub(self, path: bytes) -> GuestRepository | None:
-        inner = GuestRepository(
-            self._vm_dir, f"{self._path}/{os.fsdecode(path)}", scratch_roots=self._scratch_roots
-        )
         if b"\0" in path or b".." in path.split(b"/"):
             return None
-        status, _ = await self._run(["test", "-e", f"{inner._path}/.git"])
-        if status or (await inner.git("rev-parse", "--git-dir")).status:
+        inner = GuestRepository(self._vm_dir, f"{self._path}/{os.fsdecode(path)}", outer=self)
+        try:
+            where = await inner.git("rev-parse", "--git-dir", "--git-common-dir")
+        except GitMissing:
+            raise
+        except NoRepository:
             return None
+        if where.status:
+            return None
+        lines = where.stdout.split(b"\n")[:-1]
+        half = len(lines) // 2
+        inner.linked = lines[:half] != lines[half:]
         return inner
 
     async def aclose(self) -> None:
-        folder, self._scratch = self._scratch, None
-        with contextlib.suppress(BangerError, TimeoutError):
-            if folder is not None:
+        """Idempotent. The outermost one removes what they all left in the guest."""
+        self._scratch = None
+        if self._is_outermost:
+            await self._lookup.aclose()
+            with contextlib.suppress(BangerError, TimeoutError):
                 async with asyncio.timeout(_CLEAN_TIMEOUT_S):
-                    await self._run(["rm", "-rf", "--", folder])
+                    await self._shared.clear()
         await self._client.aclose()
+
+    def _words(self) -> list[str]:
+        return [
+            *(GIT, f"--git-dir={self._path}/.git", f"--work-tree={self._path}"),
+            *configured(COMMON_CONFIG),
+        ]
 
     async def _git(
         self,
@@ -143,13 +175,13 @@ class GuestRepository:
         env: Mapping[str, str] | None,
         take: _Take,
     ) -> tuple[int, str]:
-        if self._filters is None:
-            self._filters = ()  # while they are being asked for
+        if self._filters is None and argv[0] not in _NO_FILES:
             self._filters = await self._unfiltered()
-        words = [GIT, f"--git-dir={self._path}/.git", f"--work-tree={self._path}"]
-        words += configured((*COMMON_CONFIG, *self._filters))
         return await self._run(
-            [*words, *argv], cwd=self._path, stdin=stdin, env={**COMMON_ENV, **(env or {})}, take=take
+            [*self._words(), *configured(self._filters or ()), *argv],
+            stdin=stdin,
+            env={**COMMON_ENV, **(env or {})},
+            take=take,
         )
 
     async def _unfiltered(self) -> tuple[str, ...]:
@@ -164,33 +196,31 @@ class GuestRepository:
         )
 
     async def _run(
-        self,
-        argv: list[str],
-        *,
-        cwd: str = "/",
-        stdin: bytes | None = None,
-        env: Mapping[str, str] | None = None,
-        take: _Take | None = None,
+        self, argv: list[str], *, stdin: bytes | None, env: Mapping[str, str], take: _Take
     ) -> tuple[int, str]:
-        """Run a program of the guest's: its status and the last of what it said on stderr."""
-        try:
+        """Run git in the work tree: its status and the last of what it said on stderr."""
+        with self._understood(argv):
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
-                stream = await self._client.exec(argv, env, cwd=cwd, stdin=stdin is not None)
+                stream = await self._client.exec(argv, env, cwd=self._path, stdin=stdin is not None)
                 async with stream:
                     return await _follow(stream, stdin, take)
+
+    @contextlib.contextmanager
+    def _understood(self, argv: list[str]) -> Iterator[None]:
+        """What the agent refuses, in words of a repository's."""
+        try:
+            yield
         except AgentRefused as error:
-            if error.agent_code == "not_found" and argv[0] == GIT:
+            if error.agent_code == "not_found":
                 raise GitMissing from error
-            if cwd != "/":
-                raise NoRepository(f"its folder cannot be entered ({error.brief})") from error
-            raise
+            raise NoRepository(f"its folder cannot be entered ({error.brief})") from error
         except TimeoutError as error:
             raise GitFailed(
                 command_words(tuple(argv)), f"took longer than {COMMAND_TIMEOUT_S:g} s"
             ) from error
 
 
-async def _follow(stream: ExecStream, stdin: bytes | None, take: _Take | None) -> tuple[int, str]:
+async def _follow(stream: ExecStream, stdin: bytes | None, take: _Take) -> tuple[int, str]:
     """Feed stdin while its output is read, to the exit."""
     feeding = asyncio.create_task(_feed(stream, stdin), name="guest git stdin")
     stderr = bytearray()
@@ -198,8 +228,7 @@ async def _follow(stream: ExecStream, stdin: bytes | None, take: _Take | None) -
     try:
         async for event in stream:
             if isinstance(event, Stdout):
-                if take is not None:
-                    await take(event.data)
+                await take(event.data)
             elif isinstance(event, Stderr):
                 stderr += event.data
                 del stderr[:-STDERR_LENGTH]

@@ -11,7 +11,7 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import BinaryIO
 
@@ -30,6 +30,7 @@ from banger.workspace.repository import (
     GitResult,
     command_words,
     configured,
+    look_up_once,
 )
 
 HOST_ENV: Mapping[str, str] = {
@@ -64,6 +65,8 @@ _TAKEN_OVER: Mapping[str, tuple[str, ...]] = {
 
 class HostRepository:
     """Made by adopt. Methods raise WorkNotKept and CommandError."""
+
+    linked = False  # one that was staged has a git folder of its own
 
     def __init__(
         self,
@@ -177,6 +180,9 @@ class HostRepository:
         except CommandTimeout as error:
             raise GitFailed(command, f"took longer than {COMMAND_TIMEOUT_S:g} s") from error
         return GitResult(ended.status, b"", _tail(ended))
+
+    async def look_up(self, names: Sequence[bytes]) -> list[bytes]:
+        return await look_up_once(self, names)
 
     async def scratch(self) -> str:
         os.makedirs(self._scratch, mode=0o700, exist_ok=True)

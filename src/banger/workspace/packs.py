@@ -11,14 +11,14 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from banger.errors import BangerError, ErrorCode
 from banger.system.threads import in_thread
 from banger.workspace.errors import GitFailed, WorkNotKept
 from banger.workspace.hostrepository import HostRepository
-from banger.workspace.repository import LISTING, GitResult, existing, unreached
+from banger.workspace.repository import LISTING, GitResult, existing, look_up_once
 from banger.workspace.snapshot import Part
 
 MOST_PACK = 64 << 30
@@ -62,6 +62,9 @@ class Incoming:
         """git at the store, with what came so far."""
         return await self._store.git(*self._shallow_words(), *argv, stdin=stdin, env=self._env, most=most)
 
+    async def look_up(self, names: Sequence[bytes]) -> list[bytes]:
+        return await look_up_once(self, names)
+
     def _shallow_words(self) -> tuple[str, str]:
         path = f"{self._folder}/shallow"
         with open(path, "w") as file:
@@ -75,13 +78,14 @@ class Incoming:
         """
         repository = part.repository
         tips = dict.fromkeys(wanted)
-        there = await existing(repository, {*tips, *known, *part.brought, part.brought_commit})
+        there = await existing(repository, {*tips, *known, part.brought_commit})
         if missing := [commit for commit in tips if commit not in there]:
             raise GitFailed("cat-file", f"has not {missing[0]}, which it named")
-        brought = [commit for commit in part.brought if commit in there]
         if part.brought_commit in there:
             tips.setdefault(part.brought_commit)
-        cut = await _cuts(part, list(tips), brought)
+        if part.cuts is None:
+            raise GitFailed("rev-list", "failed: the history is damaged")
+        cut = set(part.cuts)
         lines = [f"--shallow {commit}" for commit in sorted(self.shallow | cut)]
         lines += [*tips, *(f"^{commit}" for commit in dict.fromkeys(known) if commit in there)]
         self._count += 1
@@ -175,17 +179,6 @@ class Incoming:
             write_whole(
                 f"{self._git_dir}/shallow", "".join(f"{commit}\n" for commit in sorted(self.shallow)).encode()
             )
-
-
-async def _cuts(part: Part, tips: list[str], brought: list[str]) -> set[str]:
-    """Commits of the host's where the history that is sent begins, and those that have no parents here."""
-    there = await existing(part.repository, [f"{tip}^{{commit}}" for tip in tips])
-    commits = [commit for commit, _ in there.values()]
-    new = await unreached(part.repository, commits, without=brought)
-    cut = {commit for commit in commits if commit not in new}
-    for commit, parents in new.items():
-        cut |= {parent for parent in parents if parent not in new} if parents else {commit}
-    return cut
 
 
 def _refusal(stderr: str) -> str:

@@ -9,7 +9,7 @@ staging folder that WorkspaceService sweeps.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import BinaryIO, NamedTuple, Protocol
 
 from banger.workspace.errors import GitFailed
@@ -73,6 +73,8 @@ class Repository(Protocol):
     """Work.how: `guest-git`, `guest-files` or `disk`."""
     notes: tuple[str, ...]
     """What of the repository itself cannot be read, whole sentences."""
+    linked: bool
+    """A linked work tree inside has the refs of the repository that it is linked to."""
 
     async def git(
         self,
@@ -86,6 +88,13 @@ class Repository(Protocol):
 
     async def git_to(self, sink: BinaryIO, *argv: str, stdin: bytes | None = None, most: int) -> GitResult:
         """As git, with stdout into an open file (stdout in the result is empty)."""
+        ...
+
+    async def look_up(self, names: Sequence[bytes]) -> list[bytes]:
+        """For each name (an id or expression) `<id> <type>`, or something else where there is no such object.
+
+        GitFailed when git says anything but a line for each.
+        """
         ...
 
     async def scratch(self) -> str:
@@ -141,21 +150,29 @@ class Git(Protocol):
 
     async def git(self, *argv: str, stdin: bytes | None = None, most: int = MOST) -> GitResult: ...
 
+    async def look_up(self, names: Sequence[bytes]) -> list[bytes]: ...
+
+
+BATCH_CHECK = ("cat-file", "--batch-check=%(objectname) %(objecttype)")
+"""What look_up asks."""
+
+
+async def look_up_once(repository: Git, names: Sequence[bytes]) -> list[bytes]:
+    """look_up by a git of its own for each question."""
+    asked = b"".join(name + b"\n" for name in names)
+    answered = await repository.git(*BATCH_CHECK, stdin=asked, most=LISTING)
+    lines = answered.stdout.split(b"\n")[:-1]
+    if len(lines) != len(names):
+        raise GitFailed("cat-file", "answered nonsense", details=answered.stderr)
+    return lines
+
 
 async def existing(repository: Git, names: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Those of `names` (ids or expressions without spaces) that are there: name -> (id, type)."""
     asked = list(dict.fromkeys(name for name in names if name))
     if not asked:
         return {}
-    answered = await repository.git(
-        "cat-file",
-        "--batch-check=%(objectname) %(objecttype)",
-        stdin="".join(f"{name}\n" for name in asked).encode("utf-8", "surrogateescape"),
-        most=LISTING,
-    )
-    lines = answered.stdout.split(b"\n")[:-1]
-    if len(lines) != len(asked):
-        raise GitFailed("cat-file", "answered nonsense", details=answered.stderr)
+    lines = await repository.look_up([name.encode("utf-8", "surrogateescape") for name in asked])
     found: dict[str, tuple[str, str]] = {}
     for name, line in zip(asked, lines, strict=True):
         identifier, _, kind = line.partition(b" ")
@@ -172,7 +189,14 @@ async def unreached(
     if not given:
         return {}
     given += "".join(f"^{commit}\n" for commit in without)
-    listed = await repository.git("rev-list", "--parents", "--stdin", stdin=given.encode(), most=LISTING)
+    return await listed_commits(repository, given)
+
+
+async def listed_commits(repository: Git, given: str, *words: str) -> dict[str, tuple[str, ...]]:
+    """rev-list's commits, each with its parents. given: lines for its stdin; words: what else it is told."""
+    listed = await repository.git(
+        "rev-list", "--parents", *words, "--stdin", stdin=given.encode(), most=LISTING
+    )
     if listed.status:
         raise GitFailed("rev-list", "failed: the history is damaged", details=listed.stderr)
     found: dict[str, tuple[str, ...]] = {}

@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from msgspec import structs
 
 from banger.model.work import WorkChanges
 from banger.workspace.errors import GitFailed, NoRepository
 from banger.workspace.files import Files, empty_tree, snapshot_files
+from banger.workspace.history import History, read_history
 from banger.workspace.names import kept_name, spelled, sub_prefix, untangled
 from banger.workspace.repository import (
     LISTING,
@@ -23,9 +25,7 @@ from banger.workspace.repository import (
     existing,
     is_object_id,
     object_id,
-    outermost,
     text_of,
-    unreached,
 )
 
 MAX_TIPS = 10_000
@@ -61,12 +61,16 @@ class Brought:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One repository of a snapshot. prefix: "" or `sub/<path>/`; brought: ids that the host has of it."""
+    """One repository of a snapshot. prefix: "" or `sub/<path>/`.
+
+    cuts: where the history of the tips and of brought_commit goes on on the host, or begins; None: nobody
+    knows, it is damaged.
+    """
 
     prefix: str
     repository: Repository
     tips: tuple[tuple[str, str], ...]  # names with the prefix -> ids
-    brought: frozenset[str]
+    cuts: frozenset[str] | None = frozenset()
     brought_commit: str = ""
 
 
@@ -112,39 +116,52 @@ class _Taking:
 
     async def one(self, repository: Repository, brought: Brought, *, prefix: str, depth: int) -> None:
         place = f"In {prefix[4:-1]!a}: " if prefix else ""
-        where = await repository.git("rev-parse", "--git-dir", "--git-common-dir")
-        if where.status:
-            raise NoRepository
-        # a linked work tree inside has the refs of the repository that it is linked to
-        linked = bool(prefix) and len(set(where.stdout.split(b"\n")[:-1])) > 1
-        head, branch = await _head(repository)
+        refs, notes = await _refs(repository)
         at = len(self.snapshot.parts)
         # its place comes before those of the repositories inside
-        self.snapshot.parts.append(Part(prefix, repository, (), frozenset()))
-        tips, notes = await _ref_tips(repository, brought)
+        self.snapshot.parts.append(Part(prefix, repository, ()))
+        head, branch = await _head(repository, refs)
+        tips, lost = await _ref_tips(repository, brought, refs)
         if head and head not in brought.commits():
             tips["HEAD"] = head
-        on_host = await _on_host(repository, brought, remotes=bool(prefix))
-        if linked:
+        on_host = await _on_host(repository, brought, refs if prefix else ())
+        if repository.linked:
             tips = {name: commit for name, commit in tips.items() if name == "HEAD"}
-        if prefix:
-            tips = await _new_only(repository, tips, on_host)
         files = await snapshot_files(repository, head, ignored=self._ignored)
-        notes += [*repository.notes, *files.notes]
-        await self._own_commits(repository, brought, head=head, files=files, tips=tips)
-        await _reflog_tips(repository, tips, on_host, others=not linked)
+        # only now: what is committed meanwhile is in the reflog
+        there = await existing(repository, [f"{tip}^{{commit}}" for tip in tips.values()])
+        peeled = {name.partition("^")[0]: commit for name, (commit, _) in there.items()}
+        base = [] if prefix else list(await existing(repository, [brought.brought_commit]))
+        history = await read_history(
+            repository,
+            [*peeled.values(), *base],
+            await _otherwise_named(repository),
+            without=on_host,
+            heads=not repository.linked,
+            need_whole=bool(prefix),
+        )
+        if prefix:
+            # nobody said what it was brought with: refs count that have new commits
+            new = history.commits
+            tips = {name: tip for name, tip in tips.items() if tip not in peeled or peeled[tip] in new}
+        beside = history.beside([*(peeled.get(tip, "") for tip in tips.values()), *base])
+        ahead = await _ahead(repository, head, brought, on_host=on_host, history=history)
+        await self._own_commits(repository, brought, head=head, files=files, tips=tips, history=history)
+        tips |= {f"reflog/{commit[:12]}": commit for commit in beside}
+        if len(tips) > MAX_TIPS:
+            raise GitFailed("rev-list", f"lists more than {MAX_TIPS} commits that were not brought")
+        commits = {peeled.get(tip, tip) for tip in tips.values()} & {*peeled.values(), *history.commits}
         self.snapshot.parts[at] = Part(
             prefix,
             repository,
             tuple((prefix + name, commit) for name, commit in sorted(tips.items())),
-            frozenset(on_host),
+            history.cuts(commits | set(base)),
             "" if prefix else brought.brought_commit,
         )
-        self.snapshot.notes += [place + note for note in notes]
+        self.snapshot.notes += [place + note for note in (*notes, *lost, *repository.notes, *files.notes)]
         if not prefix:
             self.snapshot.head, self.snapshot.branch = head, branch
             self.snapshot.tree = files.tree
-            ahead = await _ahead(repository, head, brought)
             self.snapshot.changes = structs.replace(files.changes, ahead=ahead)
         await self._inside(repository, brought, files, prefix=prefix, depth=depth)
 
@@ -185,10 +202,11 @@ class _Taking:
         head: str,
         files: Files,
         tips: dict[str, str],
+        history: History,
     ) -> None:
         """The tips `index` and `worktree`, where they are not in HEAD, nor as brought."""
         trees = await _trees(repository, [head, brought.brought_commit, brought.base_commit])
-        empty = await empty_tree(repository)
+        empty = empty_tree(files.tree)
         at_head = trees.get(head, empty)
         at_base = trees.get(brought.base_commit, empty)
         as_brought = trees.get(brought.brought_commit, at_base)
@@ -198,7 +216,9 @@ class _Taking:
         if staged and staged != at_head:
             told = await _brought_index(repository, brought)
             if not (on_host and staged in ({told} if told else {as_brought, at_base})):
-                tips["index"] = await self._commit(repository, staged, parents, STAGED_SUBJECT)
+                tips["index"] = await self._commit(
+                    repository, staged, parents, STAGED_SUBJECT, history=history
+                )
                 parents = [*parents, tips["index"]]
         if tree == as_brought or (tree == empty and not head):
             return
@@ -209,41 +229,62 @@ class _Taking:
             return  # it is HEAD, which is kept or was brought; but local changes that are undone are news
         if brought.metadata_only and tree == empty and not files.has_index:
             return
-        tips["worktree"] = await self._commit(repository, tree, parents, FILES_SUBJECT)
+        tips["worktree"] = await self._commit(repository, tree, parents, FILES_SUBJECT, history=history)
 
-    async def _commit(self, repository: Repository, tree: str, parents: Sequence[str], subject: str) -> str:
-        known, made_at = self._made.get((subject, tree, tuple(parents)), ("", 0))
-        if known and known in await existing(repository, [known]):
-            return known
-        words = [word for parent in parents for word in ("-p", parent)]
-        # one that the repository has lost since is made again as it was
-        at = dict.fromkeys(_DATES, f"@{made_at} +0000") if known else None
-        made = await repository.git("commit-tree", tree, *words, "-m", subject, env=at)
-        if made.status:
-            raise GitFailed("commit-tree", "failed", details=made.stderr)
-        return object_id(made.stdout, "commit-tree")
-
-
-async def _head(repository: Repository) -> tuple[str, str]:
-    """(commit or "", branch or "" when detached)."""
-    named = await repository.git("symbolic-ref", "-q", "HEAD")
-    ref = named.stdout.rstrip(b"\n")
-    branch = spelled(ref[len(b"refs/heads/") :]) if ref.startswith(b"refs/heads/") else ""
-    found = await repository.git("rev-parse", "-q", "--verify", "HEAD^{commit}")
-    return (object_id(found.stdout, "rev-parse") if not found.status else ""), branch
+    async def _commit(
+        self, repository: Repository, tree: str, parents: Sequence[str], subject: str, *, history: History
+    ) -> str:
+        commit, made_at = self._made.get((subject, tree, tuple(parents)), ("", 0))
+        if commit not in await existing(repository, [commit]):
+            words = [word for parent in parents for word in ("-p", parent)]
+            # one that the repository has lost since is made again as it was
+            at = dict.fromkeys(_DATES, f"@{made_at} +0000") if commit else None
+            made = await repository.git("commit-tree", tree, *words, "-m", subject, env=at)
+            if made.status:
+                raise GitFailed("commit-tree", "failed", details=made.stderr)
+            commit = object_id(made.stdout, "commit-tree")
+        history.commits[commit] = tuple(parents)
+        return commit
 
 
-async def _ref_tips(repository: Repository, brought: Brought) -> tuple[dict[str, str], list[str]]:
-    """Branches, tags, notes, stashes and other refs that are not as brought; and what is wrong with some."""
-    listed = await repository.git("for-each-ref", "--format=%(objectname) %(refname)", most=LISTING)
+class _Ref(NamedTuple):
+    name: bytes
+    commit: str
+    is_current: bool
+
+
+async def _refs(repository: Repository) -> tuple[list[_Ref], list[str]]:
+    """All refs, and what is wrong with some."""
+    listed = await repository.git("for-each-ref", "--format=%(HEAD)%(objectname) %(refname)", most=LISTING)
     if listed.status:
+        if (await repository.git("rev-parse", "--git-dir")).status:
+            raise NoRepository
         raise GitFailed("for-each-ref", "failed", details=listed.stderr)
-    found: list[tuple[str, str]] = []
+    found = []
     for line in listed.stdout.split(b"\n")[:-1]:
-        commit, _, ref = line.partition(b" ")
-        name = kept_name(ref)
-        if name is not None and brought.refs.get(name) != commit.decode("ascii", "replace"):
-            found.append((name, object_id(commit, "for-each-ref")))
+        commit, _, name = line[1:].partition(b" ")
+        found.append(_Ref(name, object_id(commit, "for-each-ref"), line[:1] == b"*"))
+    return found, ["Some refs are damaged and are not kept."] if "ignoring" in listed.stderr else []
+
+
+async def _head(repository: Repository, refs: Sequence[_Ref]) -> tuple[str, str]:
+    """(commit or "", branch or "" when detached)."""
+    there = await existing(repository, ["HEAD^{commit}"])
+    commit = there["HEAD^{commit}"][0] if there else ""
+    ref = next((ref.name for ref in refs if ref.is_current), b"")
+    if not ref and not commit:  # it is not born, or damaged
+        ref = (await repository.git("symbolic-ref", "-q", "HEAD")).stdout.rstrip(b"\n")
+    return commit, spelled(ref[len(b"refs/heads/") :]) if ref.startswith(b"refs/heads/") else ""
+
+
+async def _ref_tips(
+    repository: Repository, brought: Brought, refs: Sequence[_Ref]
+) -> tuple[dict[str, str], list[str]]:
+    """Branches, tags, notes, stashes and other refs that are not as brought; and what is wrong with some."""
+    names = ((kept_name(ref.name), ref.commit) for ref in refs)
+    found = [
+        (name, commit) for name, commit in names if name is not None and brought.refs.get(name) != commit
+    ]
     if len(found) > MAX_TIPS:
         raise GitFailed("for-each-ref", f"lists more than {MAX_TIPS} refs that were not brought")
     if any(name == "stash" for name, _ in found):
@@ -257,8 +298,6 @@ async def _ref_tips(repository: Repository, brought: Brought) -> tuple[dict[str,
         notes.append(
             f"{len(lost)} refs name objects that are missing ({lost[0]!a} for one): they are not kept."
         )
-    if "ignoring" in listed.stderr:
-        notes.append("Some refs are damaged and are not kept.")
     return untangled((name, commit) for name, commit in found if commit in there), notes
 
 
@@ -268,57 +307,29 @@ async def _reflog(repository: Repository, ref: str) -> list[str]:
     return [word for word in text_of(shown.stdout).split() if is_object_id(word)]
 
 
-async def _on_host(repository: Repository, brought: Brought, *, remotes: bool) -> set[str]:
-    """The brought ids that this repository has; of one inside also what it has from its remotes."""
-    ids = brought.commits()
-    if remotes:
-        listed = await repository.git("for-each-ref", "--format=%(objectname)", "refs/remotes/", most=LISTING)
-        ids |= {word for word in text_of(listed.stdout).split() if is_object_id(word)}
+async def _on_host(repository: Repository, brought: Brought, refs: Sequence[_Ref]) -> set[str]:
+    """The brought ids that this repository has; and what of `refs` it has from its remotes."""
+    ids = brought.commits() | {ref.commit for ref in refs if ref.name.startswith(b"refs/remotes/")}
     there = await existing(repository, ids)
     return {commit for commit, (_, kind) in there.items() if kind in ("commit", "tag")}
 
 
-async def _new_only(repository: Repository, tips: Mapping[str, str], on_host: set[str]) -> dict[str, str]:
-    """Of a repository inside nobody said what it was brought with: refs count that have new commits."""
-    peeled = await existing(repository, [f"{commit}^{{commit}}" for commit in tips.values()])
-    new = await unreached(repository, [commit for commit, _ in peeled.values()], without=on_host)
-    return {
-        name: commit
-        for name, commit in tips.items()
-        if peeled.get(f"{commit}^{{commit}}", ("", ""))[0] in new or f"{commit}^{{commit}}" not in peeled
-    }
-
-
-async def _reflog_tips(
-    repository: Repository, tips: dict[str, str], on_host: set[str], *, others: bool
-) -> None:
-    """Commits that only HEAD's reflog, an operation under way, or (others) a linked work tree still names."""
+async def _otherwise_named(repository: Repository) -> list[str]:
+    """Commits that HEAD's reflog or an operation under way name."""
     states = await existing(repository, [f"{state}^{{commit}}" for state in _STATES])
     candidates = [commit for commit, _ in states.values()] + await _reflog(repository, "HEAD")
-    if others:
-        candidates += await _linked_heads(repository)
     there = await existing(repository, candidates)
-    commits = [commit for commit in candidates if there.get(commit, ("", ""))[1] == "commit"]
-    if not commits:
-        return
-    new = await unreached(
-        repository, commits, without={*(await existing(repository, tips.values())), *on_host}
-    )
-    for commit in outermost(commits, new):
-        tips[f"reflog/{commit[:12]}"] = commit
+    return [commit for commit in candidates if there.get(commit, ("", ""))[1] == "commit"]
 
 
-async def _linked_heads(repository: Repository) -> list[str]:
-    """What the linked work trees have checked out, wherever they are."""
-    listed = await repository.git("worktree", "list", "--porcelain", most=LISTING)
-    lines = (line.split(" ") for line in text_of(listed.stdout).splitlines()[: 10 * MAX_SUBS])
-    return [words[1] for words in lines if words[0] == "HEAD" and len(words) == 2 and is_object_id(words[1])]
-
-
-async def _ahead(repository: Repository, head: str, brought: Brought) -> int:
+async def _ahead(
+    repository: Repository, head: str, brought: Brought, *, on_host: set[str], history: History
+) -> int:
     base = brought.base_commit
-    if not head or not base or base not in await existing(repository, [base]):
+    if not head or head == base or base not in on_host:
         return 0
+    if on_host == {base} and history.whole:
+        return len(history.reached([head]))
     counted = await repository.git("rev-list", "--count", head, f"^{base}", most=100)
     number = counted.stdout.strip()
     return int(number) if number.isdigit() and len(number) < 10 else 0

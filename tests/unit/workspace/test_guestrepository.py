@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from banger.errors import BangerError
-from banger.workspace.errors import GitFailed, GitMissing, NoRepository
+from banger.workspace.errors import GitFailed, GitMissing, NoRepository, WorkNotKept
 from banger.workspace.guestrepository import GuestRepository
+from banger.workspace.repository import existing
 from banger.workspace.snapshot import take
 from tests.unit.workspace.guestgit import Guest, Kept, commit, git
 
@@ -44,7 +45,8 @@ async def test_as_on_the_host(vm_dir: Path, guest: Guest, kept: Kept, tmp_path: 
     kept.whole()
     await kept.keep(await guest.repository(tmp_path), guest.brought)
     assert await kept.store.refs() == refs
-    assert not list(vm_dir.glob("banger-keep-*")), "the scratch folder is gone"
+    assert not list((vm_dir / "banger-keep").iterdir()), "the scratch folder is empty"
+    assert (vm_dir / "banger-keep").stat().st_mode & 0o777 == 0o700
 
 
 async def test_as_brought_nothing_is_transferred(vm_dir: Path, guest: Guest, kept: Kept) -> None:
@@ -159,3 +161,115 @@ async def test_names_that_no_tree_may_have(vm_dir: Path, guest: Guest, kept: Kep
     snapshot = await kept.keep(repository(vm_dir, guest), guest.brought)
     assert kept.files() == {"a": "a 2", "b": "b", "fine": "y"}
     assert any("'git~1'" in note for note in snapshot.notes)
+
+
+async def test_remote_tracking_refs_are_not_kept(vm_dir: Path, guest: Guest, kept: Kept) -> None:
+    """Though git is asked for all heads at once."""
+    guest.git("checkout", "-q", "--detach")
+    theirs = guest.commit("theirs", t="t\n")
+    guest.git("update-ref", "refs/remotes/origin/deep/main", theirs)
+    guest.git("checkout", "-q", "main")
+    guest.git("reflog", "expire", "--expire=now", "--all")
+    await kept.keep(repository(vm_dir, guest), guest.brought)
+    assert not kept.store.exists
+
+
+async def test_racy_index(vm_dir: Path, guest: Guest, kept: Kept) -> None:
+    """The copy of the index has its time, to the nanosecond, though it went through the host."""
+    guest.write("a", "1\n")
+    guest.git("add", "a")
+    guest.write("a", "2\n")
+    for path in (guest.folder / "a", guest.folder / ".git/index"):
+        os.utime(path, ns=(1_700_000_000_123_456_789, 1_700_000_000_123_456_789))
+    there = repository(vm_dir, guest)
+    target = f"{await there.scratch()}/worktree"
+    assert await there.copy_index(target)
+    assert Path(target).read_bytes() == (guest.folder / ".git/index").read_bytes()
+    assert os.stat(target).st_mtime_ns == 1_700_000_000_123_456_789
+    assert os.stat(target).st_mode & 0o777 == 0o600
+    await there.aclose()
+    await kept.keep(repository(vm_dir, guest), guest.brought)
+    assert kept.files()["a"] == "2"
+
+
+async def test_no_index_and_no_index_that_is_a_file(vm_dir: Path, guest: Guest, kept: Kept) -> None:
+    index = guest.folder / ".git/index"
+    index.unlink()
+    await kept.keep(repository(vm_dir, guest), guest.brought)
+    assert not kept.store.exists
+    index.mkdir()
+    there = repository(vm_dir, guest)
+    with pytest.raises(WorkNotKept, match="no plain file"):
+        await take(there, guest.brought)
+    await there.aclose()
+
+
+async def test_what_an_earlier_keep_left(vm_dir: Path, guest: Guest, kept: Kept) -> None:
+    left = vm_dir / "banger-keep/0123456789abcdef/worktree.lock"
+    left.parent.mkdir(parents=True)
+    left.write_text("of a daemon that was killed")
+    guest.write("a", "dirty\n")
+    await kept.keep(repository(vm_dir, guest), guest.brought)
+    assert kept.files()["a"] == "dirty"
+    assert not left.parent.exists()
+
+
+async def test_no_place_for_temporary_files(vm_dir: Path, guest: Guest) -> None:
+    (vm_dir / "file").write_text("")
+    roots = (str(vm_dir / "missing"), str(vm_dir / "file"))
+    there = GuestRepository(str(vm_dir), str(guest.folder), scratch_roots=roots)
+    with pytest.raises(WorkNotKept, match="no temporary folder"):
+        await take(there, guest.brought)
+    await there.aclose()
+
+
+async def test_objects_made_between_two_questions(vm_dir: Path, guest: Guest) -> None:
+    """One git answers both: what it did not have, it looks for again; packed meanwhile, too."""
+    there = repository(vm_dir, guest)
+    made = git(guest.folder, "hash-object", "--stdin", stdin=b"later\n")
+    assert await existing(there, [made, "HEAD"]) == {"HEAD": (guest.brought.base_commit, "commit")}
+    git(guest.folder, "hash-object", "-w", "--stdin", stdin=b"later\n")
+    assert await existing(there, [made]) == {made: (made, "blob")}
+    moved = guest.commit("moved", a="m\n")
+    guest.git("gc", "-q", "--prune=now")
+    assert await existing(there, ["HEAD", moved, made]) == {
+        "HEAD": (moved, "commit"), moved: (moved, "commit")
+    }  # fmt: skip
+    await there.aclose()
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("echo one; echo two; echo three", "nonsense"),
+        ("echo one; printf two", "before it had answered"),
+        ("echo fatal: broken >&2; exit 128", "before it had answered"),
+        ("yes", "nonsense"),
+        ("exec tr '\\000' x < /dev/zero", "said more than"),
+    ],
+)
+async def test_git_that_answers_too_much_or_too_little(
+    vm_dir: Path, guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, why: str
+) -> None:
+    from banger.workspace import guestlookup, guestrepository
+
+    monkeypatch.setattr(guestlookup, "LISTING", 1 << 20)
+    program = tmp_path / "git"
+    program.write_text(f"#!/bin/sh\nread line\n{answer}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(guestrepository, "GIT", str(program))
+    there = repository(vm_dir, guest)
+    with pytest.raises(GitFailed, match=why):
+        await there.look_up([b"HEAD", b"MERGE_HEAD"])
+    monkeypatch.setattr(guestrepository, "GIT", "git")
+    assert len(await there.look_up([b"HEAD"])) == 1, "asked anew"
+    await there.aclose()
+
+
+async def test_head_of_a_linked_work_tree_that_is_damaged(vm_dir: Path, guest: Guest, kept: Kept) -> None:
+    for name in ("one", "two"):
+        guest.git("worktree", "add", "-q", "--detach", str(guest.folder.with_name(name)))
+    lonely = commit(guest.folder.with_name("two"), "lonely", o="o\n")
+    (guest.folder / ".git/worktrees/one/HEAD").write_text("1" * 40 + "\n")
+    await kept.keep(repository(vm_dir, guest), guest.brought)
+    assert await kept.current() == {f"reflog/{lonely[:12]}": lonely}

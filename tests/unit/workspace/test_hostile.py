@@ -99,18 +99,18 @@ class Lying(HostRepository):
 @pytest.mark.parametrize(
     ("command", "stdout"),
     [
-        ("rev-parse", b"../../etc/passwd\n"),
-        ("rev-parse", b"-x\n"),
-        ("for-each-ref", b"nonsense refs/heads/a\n"),
-        ("for-each-ref", b"1" * 40 + b" refs/heads/a\n" + b"HEAD refs/heads/b\n"),
+        ("for-each-ref", b" nonsense refs/heads/a\n"),
+        ("for-each-ref", b"*" + b"1" * 40 + b" refs/heads/a\n" + b" HEAD refs/heads/b\n"),
+        ("for-each-ref", b"1" * 40 + b" refs/heads/a\n"),
         ("cat-file", b"one\ntwo\nthree\n"),
         ("cat-file", b""),
         ("ls-files", b"H 100644\tx\0"),
         ("write-tree", b"--output=/etc/passwd\n"),
         ("commit-tree", b"f" * 41 + b"\n"),
         ("diff-tree", b"::::\0x\0"),
+        ("diff-tree", b"%b %b\n::::\0x\0:1 2 3\0y\0" % (b"1" * 40, b"2" * 40)),
         ("rev-list", b"^--all\n"),
-        ("hash-object", b""),
+        ("rev-list", b"1" * 40 + b" --all\n"),
     ],
 )
 async def test_nonsense(guest: Guest, kept: Kept, tmp_path: Path, command: str, stdout: bytes) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from banger.workspace.errors import WorkNotKept
 from banger.workspace.snapshot import Brought
 from tests.unit.workspace.guestgit import Guest, Kept, git
 
@@ -391,3 +392,20 @@ async def test_local_changes_undone_in_the_guest(guest: Guest, kept: Kept) -> No
     )
     assert b"-local" in patch
     assert b"+a 2" in patch
+
+
+async def test_history_that_is_damaged_after_it_was_kept(guest: Guest, kept: Kept) -> None:
+    """What is kept already stays the work as it is; what is new below the damage is not taken for whole."""
+    middle = guest.commit("middle", a="m\n")
+    last = guest.commit("last", a="l\n")
+    await kept.keep(guest.live(), guest.brought)
+    refs = await kept.store.refs()
+    assert refs == {"HEAD": last, "heads/main": last}
+    (guest.folder / ".git/objects" / middle[:2] / middle[2:]).unlink()
+    snapshot = await kept.keep(guest.live(), guest.brought)
+    assert await kept.store.refs() == refs
+    assert snapshot.changes.ahead == 0, "that cannot be counted"
+    guest.write("b", "dirty\n")
+    with pytest.raises(WorkNotKept, match="damaged"):
+        await kept.keep(guest.live(), guest.brought)
+    assert await kept.store.refs() == refs
