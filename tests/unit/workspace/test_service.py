@@ -118,6 +118,15 @@ async def test_live_by_files_where_git_does_not_do(place: Place, monkeypatch: py
     assert os.listdir(place.work_dir) == [VM], "staging is gone"
 
 
+async def test_live_by_files_where_the_agent_is_older(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("banger.guest.copyin.FEATURE", "copy-of-later")
+    place.guest.commit("work", a="w\n")
+    work = await place.service.keep_live(place.record)
+    assert work.how == "guest-files"
+    assert {ref.name for ref in work.refs} == {"HEAD", "heads/main"}
+    assert any("older" in note for note in work.notes)
+
+
 async def test_live_with_a_full_disk(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A guest's git that cannot write objects: its files are copied."""
     from banger.workspace.guestrepository import GuestRepository
