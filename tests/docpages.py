@@ -15,6 +15,8 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[1]
 COMMENT = re.compile(r"(?:\s+#\s|\s{3,}(?![-|<>&])).*$")
 """After a command: ` # what it does`, or three blanks and what it does."""
+FENCED = re.compile(r"^```.*?^```$", re.S | re.M)
+NAMED = re.compile(r"(?<!`)`((?:sudo |\.venv/bin/)?banger [^`]+)`(?!`)")
 SUBSTITUTION = re.compile(r"\$\(([^()]*)\)")
 ENDS = {";", "&&", "||", "|", "&", ";;", "|&"}
 REDIRECTIONS = {"<", ">", ">>", "<<", ">&", "<&", "&>", "<("}
@@ -56,6 +58,14 @@ def code_lines(page: Path) -> Iterator[Line]:
         open_line = line if text.endswith("\\") else None
         if open_line is None:
             yield line
+
+
+def named_commands(page: Path) -> Iterator[Line]:
+    """The commands that the text names: `banger vm list`, `sudo banger doctor`."""
+    name = str(page.relative_to(PROJECT))
+    text = FENCED.sub(lambda block: "\n" * block[0].count("\n"), page.read_text(encoding="utf-8"))
+    for found in NAMED.finditer(text):
+        yield Line(name, text.count("\n", 0, found.start()) + 1, " ".join(found[1].split()))
 
 
 def without_comment(text: str) -> str:

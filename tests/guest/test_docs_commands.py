@@ -196,9 +196,9 @@ TYPED = {
             "make run": "sets up what `make test` does, then boots and asks as the lines below do",
             "banger vm run ~/src/app": "docs/workspaces.md, with a name",
             "banger vm run --name web -d": "how the guest that all this is typed at was made",
-            "banger net why web example.org:443": "the internet: tests/guest/test_net_why.py",
+            "banger net why web example.org:443": "the internet: tests/guest/test_docs_network.py",
             "banger vm run --image alpine": "a registry: tests/guest/test_docs_images.py",
-            "banger vm run --image debian-docker": "tests/guest/test_docs_images.py, test_docker.py",
+            "banger vm run --image debian-docker": "tests/guest/test_docker.py",
         },
     ),
 }

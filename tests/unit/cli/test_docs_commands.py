@@ -8,7 +8,7 @@ import pytest
 from banger.cli import state
 from banger.cli.main import banger
 from banger.errors import BangerError
-from tests.docpages import Line, banger_commands, code_lines, pages
+from tests.docpages import Line, banger_commands, code_lines, named_commands, pages
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +32,8 @@ def fault(words: list[str]) -> str:
             if not isinstance(command, click.Group):
                 return ""
             rest = [*getattr(ctx, "_protected_args", []), *ctx.args]
+            if not rest:  # a group's name
+                return ""
             found, below, words = command.resolve_command(ctx, rest)
             assert below is not None
             command, name = below, str(found)
@@ -58,6 +60,15 @@ def test_every_command_of_the_pages_exists() -> None:
         wrong += [f"{line}\n    {said}" for words in commands if (said := fault(words))]
     assert not wrong, "\n".join(wrong)
     assert found > 150, "the pages' commands are not found any more"
+
+
+def test_every_command_that_the_text_names_exists() -> None:
+    """What it is given may be left out there."""
+    lines = [line for page in pages() for line in named_commands(page)]
+    faults = [(line, fault(words)) for line in lines for words in banger_commands(line)]
+    wrong = [f"{line}\n    {said}" for line, said in faults if said and "Missing parameter" not in said]
+    assert not wrong, "\n".join(wrong)
+    assert len(faults) > 100, "they are not found any more"
 
 
 @pytest.mark.parametrize(
