@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from banger.model.work import WorkChanges
 from banger.workspace.errors import GitFailed
-from banger.workspace.repository import LISTING, GitResult, Repository, existing, object_id
+from banger.workspace.repository import LISTING, GitResult, Repository, existing, object_id, together
 
 MAX_LOST_SUBS = 100
 _SHOWN = 3
@@ -74,8 +74,8 @@ async def snapshot_files(repository: Repository, head: str, *, ignored: bool) ->
     listing = _Listing()
     if found.has_index:
         try:
-            listing = await work.listing()
-            found.index_tree = await _staged_tree(work, f"{scratch}/staged", listing)
+            listing, tree = await together(work.listing(), work.tree_if_merged())
+            found.index_tree = tree or await _staged_tree(work, f"{scratch}/staged", listing)
         except GitFailed as error:
             _demand_room(error.details or "")
             found.notes.append("The index is damaged: what was staged is not kept apart, the files are.")
@@ -96,7 +96,7 @@ async def snapshot_files(repository: Repository, head: str, *, ignored: bool) ->
         await _take_inside(work, found, path, link)
     for path in nested:
         await _link_nested(work, found, path, ignored=ignored)
-    found.tree = object_id((await work.run("write-tree")).stdout, "write-tree")
+    found.tree = await work.tree()
     await _count(work, found, head, conflicts=len(listing.unmerged))
     return found
 
@@ -117,6 +117,17 @@ class _Index:
             _demand_room(ended.stderr)
             raise GitFailed(argv[0], "failed", details=ended.stderr)
         return ended
+
+    async def tree(self) -> str:
+        return object_id((await self.run("write-tree")).stdout, "write-tree")
+
+    async def tree_if_merged(self) -> str:
+        """ "" where git makes none: files are in conflict, or the index is damaged."""
+        made = await self.git("write-tree")
+        if made.status:
+            _demand_room(made.stderr)
+            return ""
+        return object_id(made.stdout, "write-tree")
 
     async def update(self, option: str, paths: Sequence[bytes]) -> None:
         if paths:
@@ -150,14 +161,12 @@ class _Index:
 
 
 async def _staged_tree(work: _Index, path: str, listing: _Listing) -> str:
-    """The tree of what is staged; of a file in conflict our side stands for it."""
-    staged = work
-    if listing.unmerged:
-        staged = _Index(work.repository, path)
-        await work.repository.copy_index(path)
-        await staged.update("--force-remove", list(listing.unmerged))
-        await staged.put({file: words for file, words in listing.unmerged.items() if words})
-    return object_id((await staged.run("write-tree")).stdout, "write-tree")
+    """The tree of what is staged, where files are in conflict: our side of them stands in it."""
+    staged = _Index(work.repository, path)
+    await work.repository.copy_index(path)
+    await staged.update("--force-remove", list(listing.unmerged))
+    await staged.put({file: words for file, words in listing.unmerged.items() if words})
+    return await staged.tree()
 
 
 async def _show_all(work: _Index, listing: _Listing) -> None:

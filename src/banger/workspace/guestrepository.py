@@ -39,7 +39,7 @@ GIT = "git"
 _CLEAN_TIMEOUT_S = 10.0
 _WRITE_AT = 1 << 20
 
-_NO_FILES = ("config", "rev-parse")
+_NO_FILES = ("config", "rev-parse", "for-each-ref", "reflog", "rev-list")
 """These have no use for filters."""
 
 _Take = Callable[[bytes], Awaitable[None]]
@@ -105,6 +105,9 @@ class GuestRepository:
         status, stderr = await self._git(argv, stdin=stdin, env=None, take=take)
         await in_thread(partial(sink.write, bytes(waiting)))
         return GitResult(status, b"", stderr)
+
+    async def prepare(self) -> None:
+        self._filters = await self._unfiltered()
 
     async def look_up(self, names: Sequence[bytes]) -> list[bytes]:
         argv = [*self._words(), *BATCH_CHECK]
@@ -176,7 +179,7 @@ class GuestRepository:
         take: _Take,
     ) -> tuple[int, str]:
         if self._filters is None and argv[0] not in _NO_FILES:
-            self._filters = await self._unfiltered()
+            await self.prepare()
         return await self._run(
             [*self._words(), *configured(self._filters or ()), *argv],
             stdin=stdin,

@@ -181,6 +181,9 @@ class HostRepository:
             raise GitFailed(command, f"took longer than {COMMAND_TIMEOUT_S:g} s") from error
         return GitResult(ended.status, b"", _tail(ended))
 
+    async def prepare(self) -> None:
+        return
+
     async def look_up(self, names: Sequence[bytes]) -> list[bytes]:
         return await look_up_once(self, names)
 

@@ -8,9 +8,10 @@ staging folder that WorkspaceService sweeps.
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import BinaryIO, NamedTuple, Protocol
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from typing import BinaryIO, NamedTuple, Protocol, TypeVar, overload
 
 from banger.workspace.errors import GitFailed
 
@@ -55,6 +56,9 @@ COMMON_CONFIG = (
     "advice.graftFileDeprecated=false",
 )
 
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+_C = TypeVar("_C")
 _OBJECT_ID = re.compile(rb"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
 
 
@@ -75,6 +79,10 @@ class Repository(Protocol):
     """What of the repository itself cannot be read, whole sentences."""
     linked: bool
     """A linked work tree inside has the refs of the repository that it is linked to."""
+
+    async def prepare(self) -> None:
+        """Find out what later commands need to know; beside other questions, so that none waits for it."""
+        ...
 
     async def git(
         self,
@@ -212,3 +220,23 @@ def outermost(candidates: Iterable[str], commits: Mapping[str, tuple[str, ...]])
     """Those candidates among the commits (as unreached has them) that no other of them descends from."""
     inner = {parent for parents in commits.values() for parent in parents}
     return [commit for commit in dict.fromkeys(candidates) if commit in commits and commit not in inner]
+
+
+@overload
+async def together(one: Awaitable[_A], two: Awaitable[_B], /) -> tuple[_A, _B]: ...
+
+
+@overload
+async def together(one: Awaitable[_A], two: Awaitable[_B], three: Awaitable[_C], /) -> tuple[_A, _B, _C]: ...
+
+
+async def together(*questions: Awaitable[object]) -> tuple[object, ...]:
+    """The answers to questions that do not need each other; all have ended when the first failure is raised.
+
+    A guest that is busy, as each is while it starts, has more of its time for two programs than for one.
+    """
+    answers = await asyncio.gather(*questions, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return tuple(answers)

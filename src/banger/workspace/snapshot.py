@@ -26,6 +26,7 @@ from banger.workspace.repository import (
     is_object_id,
     object_id,
     text_of,
+    together,
 )
 
 MAX_TIPS = 10_000
@@ -116,11 +117,11 @@ class _Taking:
 
     async def one(self, repository: Repository, brought: Brought, *, prefix: str, depth: int) -> None:
         place = f"In {prefix[4:-1]!a}: " if prefix else ""
-        refs, notes = await _refs(repository)
+        (refs, notes), head, _ = await together(_refs(repository), _head(repository), repository.prepare())
         at = len(self.snapshot.parts)
         # its place comes before those of the repositories inside
         self.snapshot.parts.append(Part(prefix, repository, ()))
-        head, branch = await _head(repository, refs)
+        branch = await _branch(repository, refs, head)
         tips, lost = await _ref_tips(repository, brought, refs)
         if head and head not in brought.commits():
             tips["HEAD"] = head
@@ -267,14 +268,18 @@ async def _refs(repository: Repository) -> tuple[list[_Ref], list[str]]:
     return found, ["Some refs are damaged and are not kept."] if "ignoring" in listed.stderr else []
 
 
-async def _head(repository: Repository, refs: Sequence[_Ref]) -> tuple[str, str]:
-    """(commit or "", branch or "" when detached)."""
+async def _head(repository: Repository) -> str:
+    """The commit, or ""."""
     there = await existing(repository, ["HEAD^{commit}"])
-    commit = there["HEAD^{commit}"][0] if there else ""
+    return there["HEAD^{commit}"][0] if there else ""
+
+
+async def _branch(repository: Repository, refs: Sequence[_Ref], head: str) -> str:
+    """ "" when detached."""
     ref = next((ref.name for ref in refs if ref.is_current), b"")
-    if not ref and not commit:  # it is not born, or damaged
+    if not ref and not head:  # it is not born, or damaged
         ref = (await repository.git("symbolic-ref", "-q", "HEAD")).stdout.rstrip(b"\n")
-    return commit, spelled(ref[len(b"refs/heads/") :]) if ref.startswith(b"refs/heads/") else ""
+    return spelled(ref[len(b"refs/heads/") :]) if ref.startswith(b"refs/heads/") else ""
 
 
 async def _ref_tips(

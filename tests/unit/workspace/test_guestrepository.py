@@ -241,7 +241,7 @@ async def test_objects_made_between_two_questions(vm_dir: Path, guest: Guest) ->
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        ("echo one; echo two; echo three", "nonsense"),
+        ("printf 'one\\ntwo\\nthree\\n'", "nonsense"),
         ("echo one; printf two", "before it had answered"),
         ("echo fatal: broken >&2; exit 128", "before it had answered"),
         ("yes", "nonsense"),
