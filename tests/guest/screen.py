@@ -21,6 +21,19 @@ class _Screen(pyte.Screen):
     def __init__(self, fd: int) -> None:
         super().__init__(COLUMNS, ROWS)
         self._fd = fd
+        self._drawing = False
+        self.goes_on: set[int] = set()
+        """Rows that were full and go on in the next one."""
+
+    def draw(self, data: str) -> None:
+        self._drawing = True
+        super().draw(data)
+        self._drawing = False
+
+    def linefeed(self) -> None:
+        """One of the text's own, or one by which a full row goes on."""
+        (self.goes_on.add if self._drawing else self.goes_on.discard)(self.cursor.y)
+        super().linefeed()
 
     def write_process_input(self, data: str) -> None:
         """Answers to what programs ask a terminal."""
@@ -44,6 +57,17 @@ class Screen:
     @property
     def lines(self) -> list[str]:
         return [line.rstrip() for line in self._screen.display]
+
+    def whole_lines(self, first: int = 0) -> list[str]:
+        """From row `first` on, as they were written: what was wrapped is one. Right while nothing scrolls."""
+        found = [""]
+        for row, text in enumerate(self._screen.display):
+            if row < first:
+                continue
+            found[-1] += text
+            if row not in self._screen.goes_on:
+                found.append("")
+        return [line.rstrip() for line in found[:-1]]
 
     @property
     def text(self) -> str:

@@ -63,10 +63,8 @@ class Typist:
             self._screen.until(asked, timeout_s=BOOT_TIMEOUT_S)
             self._screen.type(keys)
         self.wait(PATIENCE_S)
-        shown = self._screen.text.rstrip().removesuffix("$").rstrip("\n")
         rows = -(-(len(line) + 2) // COLUMNS)
-        # a full row goes on in the next one
-        shown = "".join(row + "\n" * (len(row) < COLUMNS) for row in shown.splitlines()[rows:])
+        shown = "\n".join(self._screen.whole_lines(rows)).rstrip().removesuffix("$").rstrip("\n")
         for real, written in self._paths.items():
             shown = shown.replace(real, written)
         return [one for one in shown.splitlines() if not IF_SLOW.match(one)]
