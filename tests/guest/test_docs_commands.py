@@ -79,7 +79,11 @@ WORKSPACES = Page(
         "banger workspace status web": (f"banger vm exec web -- sh -c '{' && '.join(CHANGE)}'",),
         WARNED: (MOVE_ON,),
         REPLACE: ("! banger workspace prepare web ~/src/app",),
-        AUTO: (MOVE_ON,),
+        AUTO: (
+            f"banger vm exec web -- touch mine && {MOVE_ON}",
+            "banger vm exec --auto-prepare web touch ran; test $? = 125",
+            "banger vm exec web -- sh -c '! test -e ran && rm mine'",
+        ),
         "banger workspace export web": (
             'test -z "$(git status --porcelain)" && test "$(git branch)" = "* main"',
             f"git rev-parse -q --verify {PREFIX}/tags/v1 && git rev-parse -q --verify {PREFIX}/index",
@@ -177,6 +181,7 @@ TYPED = {
     "README.md": Page(
         before={"": ("mkdir -p site",)},
         shows={
+            "banger vm run --rm -- uname -a": "^Linux ",
             "echo hi | banger vm exec web -- cat": "^hi$",
             "banger vm list; banger vm delete web": "^web$",
             "banger doctor": "^PASS ",
@@ -184,14 +189,13 @@ TYPED = {
         answers={
             "banger vm run": ((":~#", "exit\n"),),
             "banger vm shell web": IN_WEB,
+            "banger ssh-config --install; ssh web.vm": IN_WEB,
         },
         other={
             "apt-get install -y git make": "a bare machine's first step, and that of every run in CI",
             "git clone <this repository> banger && cd banger": "a bare machine's second",
             "make run": "sets up what `make test` does, then boots and asks as the lines below do",
-            "banger vm run --rm -- uname -a": "docs/files.md, another command",
             "banger vm run ~/src/app": "docs/workspaces.md, with a name",
-            "banger ssh-config --install; ssh web.vm": "docs/ssh.md, one after the other",
             "banger vm run --name web -d": "how the guest that all this is typed at was made",
             "banger net why web example.org:443": "the internet: tests/guest/test_docs_network.py",
             "banger vm run --image alpine": "a registry: tests/guest/test_docs_images.py",
