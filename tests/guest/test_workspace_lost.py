@@ -270,10 +270,10 @@ def test_a_hostile_guest_changes_and_runs_nothing_here(lost: Lost, git_there: bo
         assert [name for name in refs if not name.startswith(PREFIX)] == ["refs/heads/main"]
         assert git(user, "fsck", "--strict", "--no-dangling") == ""
     # the guest alone has that history: nothing that would lose it is done by the way
-    refused = lost.run("vm", "delete", VM)
-    assert refused.status == 1
-    assert "only its files, not its history: " in refused.stderr
-    assert f"banger vm delete --discard-work {VM}" in refused.stderr
+    delete = lost.run("vm", "delete", VM)
+    assert delete.status == 1
+    assert "only its files, not its history: " in delete.stderr
+    assert f"banger vm delete --discard-work {VM}" in delete.stderr
     again = lost("workspace", "prepare", "--replace", "--mode", "full_copy", VM, str(user))
     assert "what was at /root/repo is at /root/repo.before-" in again.stderr
     assert lost.guest("cd /root/repo.before-*; cat loose; rm -rf /root/repo.before-*") == ["loose"]
