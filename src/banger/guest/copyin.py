@@ -11,16 +11,14 @@ import os
 from functools import partial
 from typing import BinaryIO, Final
 
-from banger.errors import BangerError, ErrorCode
 from banger.guest import wire
-from banger.guest.connection import FrameStream, open_connection
-from banger.guest.errors import GuestTimeout, GuestUnreachable
+from banger.guest.connection import FrameStream
+from banger.guest.copying import copying
 from banger.guest.stream import refusal
 from banger.guest.wire import WireError
 from banger.system.threads import in_thread
 
 FEATURE: Final = "copy-replace"
-CONNECT_TIMEOUT_S: Final = 10.0
 STALL_TIMEOUT_S: Final = 60.0
 _PIECE: Final = wire.WIRE_MAX_PAYLOAD
 
@@ -31,28 +29,13 @@ async def copy_in(vm_dir: str, folder: str, archive: BinaryIO, *, replace: bool 
     replace: a folder of the archive takes the place of what has its name, which is removed. AgentRefused with
     the agent's code and errno; GUEST_ERROR for an agent without copies; GuestUnreachable and GuestTimeout.
     """
-    stream, hello = await open_connection(vm_dir, timeout_s=CONNECT_TIMEOUT_S)
-    try:
-        if FEATURE not in hello.features:
-            raise BangerError(
-                ErrorCode.GUEST_ERROR,
-                "this guest's agent is older than copies",
-                hint="banger vm restart gives it a new one",
-            )
-        flags = wire.COPY_FLAG_ARCHIVE | (wire.COPY_FLAG_REPLACE if replace else 0)
-        request = wire.encode_fields([(wire.COPY_PATH, os.fsencode(folder)), (wire.COPY_FLAGS, flags)])
+    flags = wire.COPY_FLAG_ARCHIVE | (wire.COPY_FLAG_REPLACE if replace else 0)
+    request = wire.encode_fields([(wire.COPY_PATH, os.fsencode(folder)), (wire.COPY_FLAGS, flags)])
+    async with copying(vm_dir, FEATURE, stall_s=STALL_TIMEOUT_S) as stream:
         await _send(stream, wire.FRAME_COPY_IN, request)
         await _until(stream, wire.FRAME_COPY_STARTED)
         await _pieces(stream, archive)
         await _until(stream, wire.FRAME_OK)
-    except TimeoutError as error:
-        raise GuestTimeout("go on with the copy", STALL_TIMEOUT_S) from error
-    except (WireError, OSError) as error:
-        raise GuestUnreachable(
-            "the connection to the guest broke before the copy ended", details=repr(error)
-        ) from error
-    finally:
-        await stream.aclose()
 
 
 async def _pieces(stream: FrameStream, archive: BinaryIO) -> None:

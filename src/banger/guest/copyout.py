@@ -16,14 +16,13 @@ from typing import BinaryIO, Final
 
 from banger.errors import BangerError, ErrorCode
 from banger.guest import wire
-from banger.guest.connection import FrameStream, open_connection
-from banger.guest.errors import GuestTimeout, GuestUnreachable
+from banger.guest.connection import FrameStream
+from banger.guest.copying import copying
 from banger.guest.wire import Fields, WireError
 from banger.system.diskroom import DiskRoom
 from banger.system.threads import in_thread
 
 FEATURE: Final = "copy"
-CONNECT_TIMEOUT_S: Final = 10.0
 START_TIMEOUT_S: Final = 60.0
 STALL_TIMEOUT_S: Final = 120.0
 MAX_NOTES: Final = 32
@@ -63,23 +62,8 @@ async def _copy_out(
     path = os.fsencode(guest_path)
     if not path.startswith(b"/") or b"\0" in path or len(path) > 4000:
         raise BangerError(ErrorCode.INVALID_ARGUMENT, f"no path in a guest: {guest_path[:200]!a}")
-    stream, hello = await open_connection(vm_dir, timeout_s=CONNECT_TIMEOUT_S)
-    try:
-        if FEATURE not in hello.features:
-            raise BangerError(
-                ErrorCode.GUEST_ERROR,
-                "this guest's agent is older than copies",
-                hint="banger vm restart gives it a new one",
-            )
+    async with copying(vm_dir, FEATURE, stall_s=STALL_TIMEOUT_S) as stream:
         return await _Copy(stream, out, most_bytes, room).run(path)
-    except TimeoutError as error:
-        raise GuestTimeout("go on with the copy", STALL_TIMEOUT_S) from error
-    except (WireError, asyncio.IncompleteReadError, ConnectionError) as error:
-        raise GuestUnreachable(
-            "the connection to the guest broke before the copy ended", details=repr(error)
-        ) from error
-    finally:
-        await stream.aclose()
 
 
 class _Copy:
