@@ -32,8 +32,7 @@ FOLDER = "/root/repo"
 SCRIPT = f"{os.path.dirname(os.path.abspath(__file__))}/bootstrap.sh"
 GUEST_SCRIPT = "/root/.banger-bootstrap"
 PROFILES = "/etc/profile.d"
-PROFILE = b'PATH="$HOME/.local/share/mise/shims:$HOME/.local/bin:$PATH"\n'
-WITH_TOOLS = 'PATH="$HOME/.local/share/mise/shims:$HOME/.local/bin:$PATH"; export PATH; exec "$@"'
+WITH_PATH = 'PATH="$HOME/.local/share/mise/shims:$HOME/.local/bin:$PATH"'
 MAX_LINE = 4096
 
 NO_MISE, NOT_FETCHED, WRONG_SUM = 3, 4, 5
@@ -56,7 +55,7 @@ def start_bootstrap(client: Client, reference: str, tooling: Tooling) -> Session
             else:
                 name = ""  # somebody's own: ours gets a name that is made up
     if is_there(client, reference, PROFILES):
-        write_file(client, reference, f"{PROFILES}/banger-tools.sh", PROFILE, mode=0o644)
+        write_file(client, reference, f"{PROFILES}/banger-tools.sh", f"{WITH_PATH}\n".encode(), mode=0o644)
     with open(SCRIPT, "rb") as script:
         write_file(client, reference, GUEST_SCRIPT, script.read(), mode=0o700)
     argv = ["/bin/sh", GUEST_SCRIPT, FOLDER, *(word for word in (tooling.url, tooling.sha256) if word)]
@@ -84,7 +83,7 @@ def why_failed(session: Session) -> str:
 
 def with_tools(argv: Sequence[str]) -> list[str]:
     """The command in an environment that finds them, for what is no login shell."""
-    return ["/bin/sh", "-c", WITH_TOOLS, "sh", *argv]
+    return ["/bin/sh", "-c", f'{WITH_PATH}; export PATH; exec "$@"', "sh", *argv]
 
 
 class LogLines(LogStream):
