@@ -78,7 +78,8 @@ MEANINGS: dict[ErrorCode, ErrorMeaning] = {
     ErrorCode.TIMEOUT: ErrorMeaning(504, "A deadline passed.", "What was begun has been undone; repeat."),
     ErrorCode.WORK_NOT_KEPT: ErrorMeaning(
         409,
-        "The work in a VM's workspace could not be brought into the host's store; nothing was removed.",
+        "The work in a VM's workspace, or its history, could not be brought into the host's store; "
+        "nothing was removed.",
         "Read the hint and `details`; `banger vm delete --discard-work` deletes it with the VM.",
     ),
     ErrorCode.INTERNAL: ErrorMeaning(
