@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.guest.instance import Instance, instance
+from tests.guest.instance import Instance, checked_instance
 
 
 @pytest.fixture(scope="module")
@@ -20,16 +17,8 @@ def banger() -> Iterator[Instance]:
 
 def module_instance(config: str = "") -> Iterator[Instance]:
     """The same for modules with a configuration of their own."""
-    home = Path(tempfile.mkdtemp(prefix="banger-guest-"))
-    try:
-        with instance(home, config=config) as made:
-            yield made
-            for vm in made.vms():
-                made.ok("vm", "delete", str(vm["id"]))
-            left = made.leftovers_without_daemon()
-            assert not left, f"left on the host: {left}"
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    with checked_instance(config) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

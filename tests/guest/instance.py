@@ -7,12 +7,15 @@ happens there is not seen on the host, and what stays there is a leak that the t
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -242,19 +245,63 @@ def processes_below(*folders: str) -> list[tuple[int, str]]:
 
 
 @contextlib.contextmanager
-def network_namespace() -> Iterator[str]:
+def network_namespace(*, resolver: str = "") -> Iterator[str]:
+    """resolver: the address of the one that its /etc/resolv.conf names."""
     name = f"banger-test-{secrets.token_hex(4)}"
     subprocess.run(["ip", "netns", "add", name], check=True, timeout=30)
     try:
         subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True, timeout=30)
-        yield name
+        with _resolv_conf(name, resolver) if resolver else contextlib.nullcontext():
+            yield name
     finally:
         subprocess.run(["ip", "netns", "delete", name], check=True, timeout=30)
 
 
 @contextlib.contextmanager
-def instance(home: Path, *, config: str = "") -> Iterator[Instance]:
-    with network_namespace() as netns:
+def _resolv_conf(netns: str, resolver: str) -> Iterator[None]:
+    """What `ip netns exec` puts over /etc/resolv.conf."""
+    folder = Path("/etc/netns", netns)
+    with _alone_in_etc():
+        folder.mkdir(parents=True)
+    try:
+        (folder / "resolv.conf").write_text(f"nameserver {resolver}\n")
+        yield
+    finally:
+        with _alone_in_etc():
+            shutil.rmtree(folder)
+            with contextlib.suppress(OSError):  # others have theirs there
+                folder.parent.rmdir()
+
+
+@contextlib.contextmanager
+def _alone_in_etc() -> Iterator[None]:
+    """The run's other worker may make and remove /etc/netns, too."""
+    etc = os.open("/etc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(etc, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(etc)
+
+
+@contextlib.contextmanager
+def checked_instance(config: str = "", *, resolver: str = "") -> Iterator[Instance]:
+    """In a home and a network namespace of its own; its VMs go in the end, and nothing is left behind."""
+    home = Path(tempfile.mkdtemp(prefix="banger-guest-"))
+    try:
+        with instance(home, config=config, resolver=resolver) as made:
+            yield made
+            for vm in made.vms():
+                made.ok("vm", "delete", str(vm["id"]))
+            left = made.leftovers_without_daemon()
+            assert not left, f"left on the host: {left}"
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def instance(home: Path, *, config: str = "", resolver: str = "") -> Iterator[Instance]:
+    with network_namespace(resolver=resolver) as netns:
         made = Instance(home, netns=netns, config=config)
         try:
             yield made

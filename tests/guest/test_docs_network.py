@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import re
 import secrets
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from tests.capabilities import require
 from tests.docpages import PROJECT
-from tests.guest.instance import SMALL, Instance, network_namespace, until
+from tests.guest.instance import SMALL, Instance, checked_instance, until
 from tests.guest.pagetyping import Page, do, type_page
 from tests.guest.test_nat import listens, serve
 from tests.guest.typist import Typist, typist
@@ -98,24 +95,8 @@ def internet(made: Instance) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def banger() -> Iterator[Instance]:
-    home = Path(tempfile.mkdtemp(prefix="banger-network-"))
-    with network_namespace() as netns:
-        folder = Path("/etc/netns", netns)
-        folder.mkdir(parents=True)
-        (folder / "resolv.conf").write_text("nameserver 127.0.0.1\n")
-        made = Instance(home, netns=netns, config=SMALL)
-        try:
-            yield made
-            for vm in made.vms():
-                made.ok("vm", "delete", str(vm["id"]))
-            left = made.leftovers_without_daemon()
-            assert not left, f"left on the host: {left}"
-        finally:
-            made.close()
-            shutil.rmtree(folder)
-            shutil.rmtree(home, ignore_errors=True)
-            with suppress(OSError):
-                Path("/etc/netns").rmdir()
+    with checked_instance(SMALL, resolver="127.0.0.1") as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

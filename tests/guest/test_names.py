@@ -7,18 +7,15 @@ the namespace, which `ip netns exec` gives an /etc/resolv.conf of its own.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.capabilities import require
-from tests.guest.instance import BOOT_TIMEOUT_S, SMALL, Instance, network_namespace, until
+from tests.guest.instance import BOOT_TIMEOUT_S, SMALL, Instance, checked_instance, until
 from tests.unit.network.dnsasks import question
 
 pytestmark = [pytest.mark.guest, require("dig")]
@@ -41,15 +38,10 @@ for my $n (1 .. 10000) {
 @pytest.fixture(scope="module")
 def banger() -> Iterator[Instance]:
     """Two guests that run and may reach each other."""
-    home = Path(tempfile.mkdtemp(prefix="banger-names-"))
-    with network_namespace() as netns:
-        folder = Path("/etc/netns", netns)
-        folder.mkdir(parents=True)
-        (folder / "resolv.conf").write_text("nameserver 127.0.0.53\n")
-        made = Instance(home, netns=netns, config=f"network_isolation = false\n{SMALL}")
+    with checked_instance(f"network_isolation = false\n{SMALL}", resolver="127.0.0.53") as made:
         argv = made.argv(sys.executable, "-m", "tests.unit.network.dnsasks")
-        try:
-            with subprocess.Popen(argv) as upstream:
+        with subprocess.Popen(argv) as upstream:
+            try:
                 starts = [
                     made.start("vm", "run", "-d", "--name", ONE, "--nat"),
                     made.start("vm", "run", "-d", "--name", TWO, "--init", "agent"),
@@ -58,17 +50,8 @@ def banger() -> Iterator[Instance]:
                     said = start.communicate(timeout=BOOT_TIMEOUT_S)
                     assert start.returncode == 0, said
                 yield made
+            finally:
                 upstream.kill()
-            for vm in made.vms():
-                made.ok("vm", "delete", str(vm["id"]))
-            left = made.leftovers_without_daemon()
-            assert not left, f"left on the host: {left}"
-        finally:
-            made.close()
-            shutil.rmtree(folder)
-            shutil.rmtree(home, ignore_errors=True)
-            if not any(Path("/etc/netns").iterdir()):
-                Path("/etc/netns").rmdir()
 
 
 def dig(banger: Instance, *words: str) -> str:

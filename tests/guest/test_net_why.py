@@ -9,19 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.capabilities import require
-from tests.guest.instance import BOOT_TIMEOUT_S, SMALL, Instance, network_namespace, until
+from tests.guest.instance import BOOT_TIMEOUT_S, SMALL, Instance, checked_instance, until
 from tests.guest.test_nat import internet
 
 pytestmark = [pytest.mark.guest, require("iptables")]
@@ -34,26 +31,12 @@ WEB = 8080
 
 @pytest.fixture(scope="module")
 def banger() -> Iterator[Instance]:
-    home = Path(tempfile.mkdtemp(prefix="banger-why-"))
-    with network_namespace() as netns:
-        folder = Path("/etc/netns", netns)
-        folder.mkdir(parents=True)
-        (folder / "resolv.conf").write_text("nameserver 127.0.0.53\n")
-        made = Instance(home, netns=netns, config=SMALL)
-        try:
-            made.run_in_netns("sysctl", "-qw", "net.ipv4.ip_forward=0").require()
-            with internet(made):
-                made.ok("vm", "run", "-d", "--name", VM, "--nat", timeout_s=BOOT_TIMEOUT_S)
-                yield made
-                made.ok("vm", "delete", VM)
-            left = made.leftovers_without_daemon()
-            assert not left, f"left on the host: {left}"
-        finally:
-            made.close()
-            shutil.rmtree(folder)
-            shutil.rmtree(home, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                Path("/etc/netns").rmdir()
+    with checked_instance(SMALL, resolver="127.0.0.53") as made:
+        made.run_in_netns("sysctl", "-qw", "net.ipv4.ip_forward=0").require()
+        with internet(made):
+            made.ok("vm", "run", "-d", "--name", VM, "--nat", timeout_s=BOOT_TIMEOUT_S)
+            yield made
+            made.ok("vm", "delete", VM)
 
 
 @contextlib.contextmanager
