@@ -22,7 +22,7 @@ CONNECT_TIMEOUT_S: Final = 10.0
 async def copying(vm_dir: str, feature: str, *, stall_s: float) -> AsyncIterator[FrameStream]:
     """The stream, at an agent that has `feature`. stall_s: how long the body waits for a frame.
 
-    GUEST_ERROR for an older agent; GuestTimeout for the body's TimeoutError, GuestUnreachable for what breaks.
+    GUEST_ERROR for an older agent; GuestTimeout for the body's TimeoutError, GuestUnreachable if it breaks.
     """
     stream, hello = await open_connection(vm_dir, timeout_s=CONNECT_TIMEOUT_S)
     try:
