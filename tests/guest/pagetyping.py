@@ -1,6 +1,6 @@
-"""Pages whose commands are typed with more around them than one guest: registries, files, other guests.
+"""Pages whose commands are typed, each with what it needs around it: registries, files, other guests.
 
-Used by test_docs_images.py, test_docs_network.py and test_docker.py. A page's command lines are typed in
+Used by test_docs_*.py and test_docker.py. A page's command lines are typed in
 their order; a `Page` says what a reader has done before one of them, what it shows, and where it is refused.
 """
 

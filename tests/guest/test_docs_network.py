@@ -1,8 +1,8 @@
 """docs/names.md and docs/net-why.md, typed as they stand there, at guests called web and db.
 
 The host's resolver is a dnsmasq with the recipe of names.md; a second namespace is the internet, with
-example.org in it. Docker's chains are made as Docker makes them. Recipes for other resolvers are typed in
-tests/host/test_dns.py.
+example.org in it. Docker's chains are made as Docker makes them. Of the page's other
+recipes tests/host/test_dns.py tries the one for a plain resolv.conf.
 """
 
 from __future__ import annotations

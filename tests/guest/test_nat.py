@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.guest.instance import SMALL, Instance, Result, instance, until
+from tests.guest.instance import SMALL, Instance, Result, checked_instance, until
 
 pytestmark = pytest.mark.guest
 
@@ -30,19 +28,13 @@ CURL = ("curl", "-sS", "--connect-timeout", "3", "--max-time", "10")
 @pytest.fixture(scope="module")
 def banger() -> Iterator[Instance]:
     """As everywhere, with a port of the host that guests may use, and the internet."""
-    home = Path(tempfile.mkdtemp(prefix="banger-nat-"))
-    try:
-        with instance(home, config=f"host_access = [{ALLOWED}]\n{SMALL}") as made:
-            made.run_in_netns("sysctl", "-qw", "net.ipv4.ip_forward=0").require()
-            with internet(made):
-                yield made
-                for vm in made.vms():
-                    made.ok("vm", "delete", str(vm["id"]))
-            assert forwarding(made) == "0"
-            left = made.leftovers_without_daemon()
-            assert not left, f"left on the host: {left}"
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    with checked_instance(f"host_access = [{ALLOWED}]\n{SMALL}") as made:
+        made.run_in_netns("sysctl", "-qw", "net.ipv4.ip_forward=0").require()
+        with internet(made):
+            yield made
+            for vm in made.vms():
+                made.ok("vm", "delete", str(vm["id"]))
+        assert forwarding(made) == "0"
 
 
 @contextlib.contextmanager

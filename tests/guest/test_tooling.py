@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.guest.instance import BANGER, SMALL, Instance, instance
+from tests.guest.instance import BANGER, SMALL, Instance, checked_instance
 from tests.guest.screen import at_a_terminal
 from tests.guest.test_nat import SERVER, internet
 from tests.unit.local.gitrepos import Repo
@@ -43,19 +40,12 @@ def configured(url: str = "", sha256: str = "") -> str:
 @pytest.fixture(scope="module")
 def banger() -> Iterator[Instance]:
     """As everywhere, with an internet that has mise."""
-    home = Path(tempfile.mkdtemp(prefix="banger-tooling-"))
-    try:
-        with instance(home, config=configured()) as made:
-            with internet(made):
-                machine = os.uname().machine
-                (home / "internet" / f"mise-linux-{ARCH.get(machine, machine)}").write_text(MISE)
-                yield made
-                for vm in made.vms():
-                    made.ok("vm", "delete", "--discard-work", str(vm["id"]))
-            left = made.leftovers_without_daemon()
-            assert not left, f"left on the host: {left}"
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    with checked_instance(configured()) as made, internet(made):
+        machine = os.uname().machine
+        (made.home / "internet" / f"mise-linux-{ARCH.get(machine, machine)}").write_text(MISE)
+        yield made
+        for vm in made.vms():
+            made.ok("vm", "delete", "--discard-work", str(vm["id"]))
 
 
 @pytest.fixture(scope="module")
