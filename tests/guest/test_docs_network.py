@@ -11,11 +11,12 @@ import re
 import secrets
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 import pytest
 
+from tests import realdnsmasq
 from tests.capabilities import require
 from tests.docpages import PROJECT
 from tests.guest.instance import SMALL, Instance, checked_instance, until
@@ -42,24 +43,10 @@ NAMES = Page(
 )
 
 
-def recipe() -> str:
-    text = (PROJECT / "docs/names.md").read_text().partition("**dnsmasq**")[2].partition("\n\n")[2]
-    return text.partition("\n\n")[0]
-
-
-@contextmanager
-def resolver(made: Instance) -> Iterator[None]:
+def resolver(made: Instance) -> AbstractContextManager[None]:
     """The host's own, while it lasts: it knows example.org, and whom to ask for guests."""
-    config = made.home / "dnsmasq.conf"
-    config.write_text(f"{recipe()}\naddress=/example.org/{ADDRESS}\n".replace("    ", ""))
-    argv = ["dnsmasq", "--keep-in-foreground", f"--conf-file={config}", "--no-resolv", "--no-hosts"]
-    argv += ["--user=root", "--pid-file", "--interface=lo"]
-    with subprocess.Popen(made.argv(*argv), stderr=subprocess.DEVNULL) as dnsmasq:
-        try:
-            until(lambda: b"127.0.0.1:53 " in made.run_in_netns("ss", "-Hlun").stdout, timeout_s=30)
-            yield
-        finally:
-            dnsmasq.kill()
+    lines = [*realdnsmasq.recipe(), f"address=/example.org/{ADDRESS}"]
+    return realdnsmasq.dnsmasq(made.home / "dnsmasq.conf", lines, "--interface=lo", run_in=made.argv())
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import pytest
 
 from tests.capabilities import require
 from tests.guest.instance import BOOT_TIMEOUT_S, SMALL, Instance, checked_instance, until
+from tests.guest.test_net_why import resolver
 from tests.unit.network.dnsasks import question
 
 pytestmark = [pytest.mark.guest, require("dig")]
@@ -38,20 +39,16 @@ for my $n (1 .. 10000) {
 @pytest.fixture(scope="module")
 def banger() -> Iterator[Instance]:
     """Two guests that run and may reach each other."""
-    with checked_instance(f"network_isolation = false\n{SMALL}", resolver="127.0.0.53") as made:
-        argv = made.argv(sys.executable, "-m", "tests.unit.network.dnsasks")
-        with subprocess.Popen(argv) as upstream:
-            try:
-                starts = [
-                    made.start("vm", "run", "-d", "--name", ONE, "--nat"),
-                    made.start("vm", "run", "-d", "--name", TWO, "--init", "agent"),
-                ]
-                for start in starts:
-                    said = start.communicate(timeout=BOOT_TIMEOUT_S)
-                    assert start.returncode == 0, said
-                yield made
-            finally:
-                upstream.kill()
+    settings = f"network_isolation = false\n{SMALL}"
+    with checked_instance(settings, resolver="127.0.0.53") as made, resolver(made):
+        starts = [
+            made.start("vm", "run", "-d", "--name", ONE, "--nat"),
+            made.start("vm", "run", "-d", "--name", TWO, "--init", "agent"),
+        ]
+        for start in starts:
+            said = start.communicate(timeout=BOOT_TIMEOUT_S)
+            assert start.returncode == 0, said
+        yield made
 
 
 def dig(banger: Instance, *words: str) -> str:

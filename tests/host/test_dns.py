@@ -18,7 +18,7 @@ from banger.config.settings import Settings
 from banger.helper.inprocess import InProcessHelper
 from banger.network.dnszone import NamedGuest
 from banger.network.names import GUEST_PORT, Names
-from tests import realresolved
+from tests import realdnsmasq, realresolved
 from tests.artifacts import REPOSITORY
 from tests.capabilities import require
 from tests.unit.network.dnsasks import Asker, Upstream, ask_by_tcp, closing, question
@@ -181,20 +181,13 @@ async def test_the_recipe_for_a_plain_resolv_conf(netns: None, tmp_path: Path) -
 
 @require("dnsmasq")
 async def test_the_recipe_for_dnsmasq(names: Names, tmp_path: Path) -> None:
-    recipe = Path(REPOSITORY, "docs/names.md").read_text().partition("**dnsmasq**")[2]
-    lines = [line.strip() for line in recipe.splitlines() if line.startswith("    ")][:4]
+    lines = realdnsmasq.recipe()
     assert lines[0] == "server=/vm/127.0.0.1#42069"
-    config = tmp_path / "dnsmasq.conf"
-    config.write_text("\n".join(lines).replace("172.16.0.0", "10.9.0.0") + "\n")
-    argv = ["dnsmasq", "--keep-in-foreground", f"--conf-file={config}", "--no-resolv", "--no-hosts"]
-    argv += ["--port=5399", "--user=root", "--pid-file", "--except-interface=br-t"]
-    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as dnsmasq:  # noqa: ASYNC220
-        try:
-            way = ("@127.0.0.1", "-p", "5399", "+retry=5")
-            assert (await asked(*way, "guest-3.vm")).endswith("10.9.0.3")
-            assert (await asked(*way, "-x", "10.9.0.3")).endswith("guest-3.vm.")
-        finally:
-            dnsmasq.kill()
+    lines = [line.replace("172.16.0.0", "10.9.0.0") for line in lines]
+    with realdnsmasq.dnsmasq(tmp_path / "dnsmasq.conf", lines, "--port=5399", "--except-interface=br-t"):
+        way = ("@127.0.0.1", "-p", "5399")
+        assert (await asked(*way, "guest-3.vm")).endswith("10.9.0.3")
+        assert (await asked(*way, "-x", "10.9.0.3")).endswith("guest-3.vm.")
 
 
 @require("resolved", "own-mounts")
