@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Generator
 
+import hypothesis
 import pytest
 
 from banger.system import lockorder
@@ -19,6 +20,16 @@ MISSING = "capabilities missing"
 
 PYTHONS_OWN = {signal.SIGPIPE, signal.SIGXFSZ}
 """What CPython itself ignores, and gives back to the programs that it starts."""
+
+hypothesis.settings.register_profile(
+    "banger",
+    hypothesis.settings(),
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("banger")
+"""How long an example takes says how busy the host is; what hangs has the test's limit. The rest is as it was:
+hypothesis itself draws the same examples each time where `CI` is set."""
 
 
 def pytest_configure() -> None:
