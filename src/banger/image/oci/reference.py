@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 
 import msgspec
 
@@ -120,9 +121,17 @@ def is_loopback(address: str) -> bool:
     try:
         found = ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return _libc_reads_loopback(host)
     mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
     return (mapped or found).is_loopback
+
+
+def _libc_reads_loopback(host: str) -> bool:
+    """127.1, 0x7f000001 and the like: whoever connects has libc read the host, and that takes them."""
+    try:
+        return socket.inet_aton(host)[0] == 127 and host.split() == [host]
+    except (OSError, ValueError):
+        return False
 
 
 def _split_registry(name: str) -> tuple[str, str]:
