@@ -110,11 +110,11 @@ async def test_a_cancelled_write_has_ended_when_the_cancellation_arrives(databas
 
     def change(connection: sqlite3.Connection) -> None:
         entered.set()
-        assert go_on.wait(10)
+        assert go_on.wait(50)
         connection.execute("INSERT INTO settings VALUES ('slow', 'x')")
 
     task = asyncio.create_task(database.write(change))
-    await asyncio.to_thread(entered.wait, 10)
+    await asyncio.to_thread(entered.wait, 50)
     task.cancel()
     await asyncio.sleep(0)
     await asyncio.sleep(0)

@@ -52,6 +52,7 @@ async def test_what_the_probe_says_is_judged(
     script = tmp_path / "probe.py"
     script.write_text(f"print({output!r})")
     monkeypatch.setattr(kvm_probe, "__file__", str(script))
+    monkeypatch.setattr(kvm, "PROBE_TIMEOUT_S", 50.0)
     status = await kvm.probe_kvm("/dev/null")
     assert status.usable is usable
     assert reason in status.reason
@@ -81,12 +82,12 @@ def identity(process: subprocess.Popen[bytes]) -> ProcessIdentity:
 
 
 @pytest.mark.parametrize(
-    ("argv", "expected"), [(["sh", "-c", "exit 7"], 7), (["sh", "-c", "kill -TERM $$; sleep 9"], -15)]
+    ("argv", "expected"), [(["sh", "-c", "exit 7"], 7), (["sh", "-c", "kill -TERM $$; sleep 90"], -15)]
 )
 async def test_an_end_is_heard_with_its_status(argv: list[str], expected: int) -> None:
     with await asyncio.to_thread(subprocess.Popen, argv) as process:
         watch = ExitWatch(identity(process))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(50):
             first, second = await asyncio.gather(watch.wait(), watch.wait())
             assert (first, second) == (expected, expected)
         assert await watch.wait() == expected  # not reaped: the same answer later

@@ -23,7 +23,7 @@ STAT = "42 (a) R 1 (x) y) S 7 42 42 0 -1 4194304 63 0 0 0 5 6 0 0 20 0 1 0 37860
 
 
 async def wait_for_program(identity: ProcessIdentity, word: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(50):
         while word not in Path(f"/proc/{identity.pid}/cmdline").read_text().split("\0")[0]:  # noqa: ASYNC110
             await asyncio.sleep(0.002)
 
@@ -87,7 +87,7 @@ async def test_launch_records_before_the_program_runs(tmp_path: Path) -> None:
     identity = process.launch(
         ["sh", "-c", script, "a b", "$c"], role="monitor", cwd=str(tmp_path), stdout="log", env={"K": "v"}
     )
-    assert await process.wait_gone(identity, timeout_s=10)
+    assert await process.wait_gone(identity, timeout_s=50)
     lines = (tmp_path / "log").read_text().splitlines()
     assert lines[0] == "before"
     assert lines[1] == process.boot_id()
@@ -115,7 +115,7 @@ async def test_launched_process_leads_its_session_and_hears_signals(tmp_path: Pa
         (identity.pid, identity.start_time, str(tmp_path))
     ]
     assert process.send_signal(identity, signal.SIGTERM)
-    assert await process.wait_gone(identity, timeout_s=10)
+    assert await process.wait_gone(identity, timeout_s=50)
     assert process.exit_status(identity) == -signal.SIGTERM
     assert process.exit_status(msgspec.structs.replace(identity, start_time=1)) is None
     assert not Path(f"/proc/{identity.pid}").exists()  # reaped
@@ -127,7 +127,7 @@ async def test_launched_process_leads_its_session_and_hears_signals(tmp_path: Pa
 async def test_two_waiters_both_hear_and_no_descriptor_stays(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     identity = process.launch(["sleep", "60"], role="monitor", cwd=str(tmp_path), stdout="log")
-    waiters = [asyncio.ensure_future(process.wait_gone(identity, timeout_s=10)) for _ in range(2)]
+    waiters = [asyncio.ensure_future(process.wait_gone(identity, timeout_s=50)) for _ in range(2)]
     await asyncio.sleep(0)
     process.send_signal(identity, signal.SIGKILL)
     assert await asyncio.gather(*waiters) == [True, True]
@@ -136,10 +136,14 @@ async def test_two_waiters_both_hear_and_no_descriptor_stays(tmp_path: Path) -> 
 
 
 def test_search_finds_by_argument_and_by_launching_shell(tmp_path: Path) -> None:
-    child = subprocess.Popen(
-        [sys.executable, "-c", "input()", f"--disk={tmp_path}/x"], stdin=subprocess.PIPE, cwd="/"
-    )
+    script = "print('here', flush=True); input()"
+    argv = [sys.executable, "-c", script, f"--disk={tmp_path}/x"]
+    child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/")
+    assert child.stdin is not None
+    assert child.stdout is not None
     try:
+        # the kernel shows a program's words a moment after it has let go of whoever started it
+        assert child.stdout.readline() == b"here\n"
         found = process.search(str(tmp_path))
         assert [f.pid for f in found] == [child.pid]
         assert found[0].argv[-1] == f"--disk={tmp_path}/x"
@@ -148,8 +152,8 @@ def test_search_finds_by_argument_and_by_launching_shell(tmp_path: Path) -> None
     finally:
         child.kill()
         child.wait()
-        assert child.stdin is not None
         child.stdin.close()
+        child.stdout.close()
     shell = process.FoundProcess(
         1, 1, "", ("/bin/sh", "-c", process._RECORD_THEN_EXEC, "banger-launch", "vsock.pid", "/x")
     )

@@ -65,5 +65,5 @@ def test_counts_what_a_process_has_accepted(tmp_path: Path) -> None:
                 assert connections(os.getpid(), "v.sock") == 0
         finally:
             server.stdin.close()
-            server.wait(timeout=20)
+            server.wait(timeout=50)
     assert connections(server.pid, "v.sock") == 0

@@ -67,5 +67,6 @@ def test_a_port_is_free_at_once_for_whoever_else_has_the_socket() -> None:
 
 
 def test_ipv6_is_ipv6_alone() -> None:
-    with tcplisten.listen("::", 0) as six, tcplisten.listen("0.0.0.0", six.getsockname()[1]):
+    # in this order: the kernel chooses a port that is free with IPv4, where others listen, too
+    with tcplisten.listen("0.0.0.0", 0) as four, tcplisten.listen("::", four.getsockname()[1]):
         pass
