@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MOST_BYTES = 65536
 ONE_INPUT_S = 10
 """A reader that takes longer for one input is a finding, too."""
+PATIENT_S = 120
+"""What both have on a host that stands still for seconds: an input of the tests, and a program to start."""
 MEMORY_MIB = 1024
 
 
@@ -47,22 +49,26 @@ class Fuzzer:
     env: Mapping[str, str] = field(default_factory=dict)
     memory_mib: int = MEMORY_MIB
 
-    def run(self, target: str, folder: Path, *, seconds: int) -> Run:
-        """Fuzz a target for so long, beginning with the seeds and folder/corpus, where what is new stays."""
+    def run(self, target: str, folder: Path, *, seconds: int, one_input_s: int = ONE_INPUT_S) -> Run:
+        """Fuzz a target for so long, beginning with the seeds and folder/corpus, where what is new stays. All
+        seeds are tried, however long that takes."""
         for name in ("corpus", "seeds"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         for number, seed in enumerate(self.seeds(target)):
             (folder / "seeds" / f"{number:03}").write_bytes(seed)
         for old in folder.glob("found-*"):
             old.unlink()
-        words = [f"-max_total_time={seconds}", f"-timeout={ONE_INPUT_S}", f"-max_len={MOST_BYTES}"]
+        words = [f"-max_total_time={seconds}", f"-max_len={MOST_BYTES}"]
+        words += [f"-timeout={one_input_s}", f"-report_slow_units={one_input_s}"]
         words += ["-print_final_stats=1", f"-rss_limit_mb={self.memory_mib}", "-artifact_prefix=found-"]
         if self.dictionary:
             lines = ('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in self.dictionary)
             (folder / "dictionary").write_text("".join(lines))
             words.append("-dict=dictionary")
         # the names are relative: all else may not be there for the fuzzer any more
-        output = self._start(target, folder, [*words, "corpus", "seeds"], timeout_s=seconds * 2 + 120)
+        output = self._start(
+            target, folder, [*words, "corpus", "seeds"], timeout_s=seconds * 2 + 2 * PATIENT_S
+        )
         artifacts = sorted(folder.glob("found-*"))
         return Run(
             target,
@@ -77,7 +83,7 @@ class Fuzzer:
         """What is wrong with this one input; "" when nothing is."""
         single = folder / "input"
         single.write_bytes(data)
-        output = self._start(target, folder, [single.name], timeout_s=60)
+        output = self._start(target, folder, [single.name], timeout_s=2 * PATIENT_S)
         return "" if re.search(r"^Executed .* in \d+ ms", output, re.MULTILINE) else output
 
     def _start(self, target: str, folder: Path, words: Iterable[str], *, timeout_s: float) -> str:
