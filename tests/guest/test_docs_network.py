@@ -136,8 +136,8 @@ def test_its_example(banger: Instance, person: Typist) -> None:
 
 
 def same(shown: str) -> str:
-    """Without what is of this instance, and where lines end."""
-    return re.sub(r"(?<=banger_)[0-9a-f]{16}|(?<=tap-pool-)[0-9]|\s", "", shown)
+    """Without what is of this instance, and where lines end. A tap is the pool's if one was ready by then."""
+    return re.sub(r"(?<=banger_)[0-9a-f]{16}|(?<=\btap-)(pool-\d+|fc-[0-9a-f]+)|\s", "", shown)
 
 
 @dataclass(frozen=True)

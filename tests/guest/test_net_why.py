@@ -45,7 +45,8 @@ def resolver(banger: Instance) -> Iterator[None]:
     argv = banger.argv(sys.executable, "-m", "tests.unit.network.dnsasks")
     with subprocess.Popen(argv) as upstream:
         try:
-            until(lambda: b":53 " in banger.run_in_netns("ss", "-Hlun").stdout, timeout_s=30)
+            # banger's own server has a port 53 there, too
+            until(lambda: b"127.0.0.53:53 " in banger.run_in_netns("ss", "-Hlun").stdout, timeout_s=60)
             yield
         finally:
             upstream.kill()
