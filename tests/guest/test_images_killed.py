@@ -1,8 +1,8 @@
 """The daemon gets SIGKILL (the command Ctrl-C) in a pull, a build, a promotion: the next try succeeds.
 
-When is told by the bytes that have come, by the command's progress lines, or by the program that is at work:
-never by the clock. Afterwards no half image, no staging folder, no part of a blob and no program is left;
-the audit agrees (conftest, after each test).
+When is told by the bytes that have come, by the command's progress lines, or by the program that is at work,
+and goes no further (`Held`): never by the clock. Afterwards no half image, no staging folder, no part of a
+blob and no program is left; the audit agrees (conftest, after each test).
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ import contextlib
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.artifacts import artifacts
 from tests.capabilities import require
 from tests.fakes.ociregistry import make_layout, push, registry
 from tests.fakes.proxy import Proxy, proxy
+from tests.guest.conftest import module_instance
 from tests.guest.instance import Instance, processes_below, until
 
 pytestmark = [require("docker-registry", "skopeo", "umoci"), pytest.mark.guest]
@@ -32,7 +34,75 @@ NOISE = 6 << 20
 PLAIN = 40 << 20
 COPIED = 96 << 20
 COMMAND_S = 60.0
-SEEN_S = 20.0
+WRAPPER = """#!/bin/sh
+{env}
+hold() {{
+    echo $$ > {folder}/at-work
+    while [ -e {folder}/hold ]; do sleep 0.05; done
+}}
+case "$*" in
+*/.staging-*) [ ! -e {folder}/hold ] || {{ {half}; exit; }} ;;
+esac
+exec {real} "$@"
+"""
+"""A program that can be held in the middle of its work on an image."""
+MKE2FS = """{{ head -c 1000000; hold; cat; }} | {real} "$@\""""
+CP = """head -c 1000000 "$4" > "$5"; hold; {real} "$@\""""
+"""Behind cp's two options and `--`."""
+
+
+class Held:
+    """Programs that come first on the daemon's PATH; those that begin within `with` stand still half-way."""
+
+    def __init__(self, folder: Path) -> None:
+        self._at_work, self._hold = folder / "at-work", folder / "hold"
+        mkfs = artifacts().e2fsprogs
+        env = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in mkfs.env.items())
+        found = {
+            "mke2fs": mkfs.mke2fs,
+            "debugfs": mkfs.debugfs,
+            "e2fsck": mkfs.e2fsck,
+            "resize2fs": mkfs.resize2fs,
+        }
+        for name, path in (*found.items(), ("cp", "cp")):
+            half = {"mke2fs": MKE2FS, "cp": CP}.get(name, ":")
+            real = shlex.quote(shutil.which(path) or path)
+            script = WRAPPER.format(
+                folder=folder, real=real, half=half.format(real=real), env=env if name in found else ""
+            )
+            (folder / name).write_text(script)
+            (folder / name).chmod(0o755)
+
+    def __enter__(self) -> None:
+        self._at_work.unlink(missing_ok=True)
+        self._hold.touch()
+
+    def __exit__(self, *_exc: object) -> None:
+        self._hold.unlink()
+
+    def at_work(self) -> int:
+        """The pid of the one that stands still; its process group is stopped as well."""
+        until(lambda: self._at_work.exists() and self._at_work.read_text(), timeout_s=COMMAND_S)
+        pid = int(self._at_work.read_text())
+        os.killpg(pid, signal.SIGSTOP)
+        return pid
+
+
+@pytest.fixture(scope="module")
+def held() -> Iterator[Held]:
+    folder = Path(tempfile.mkdtemp(prefix="banger-held-"))
+    try:
+        made = Held(folder)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+            yield made
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def banger(held: Held) -> Iterator[Instance]:
+    yield from module_instance()
 
 
 @pytest.fixture(scope="module")
@@ -86,29 +156,9 @@ def at_line(command: subprocess.Popen[bytes], message: str) -> None:
     pytest.fail(f"no progress line says {message!r}: {said}")
 
 
-def soon(ask: Callable[[], int], what: str) -> int:
-    """As `until`, for what is there for moments only."""
-    deadline = time.monotonic() + SEEN_S
-    while not (answer := ask()):
-        assert time.monotonic() < deadline, f"never seen: {what}"
-        time.sleep(0.002)
-    return answer
-
-
-def at_work(daemon: int, program: str) -> int:
-    """The pid of a program that the daemon runs, stopped by then; 0 where there is none."""
-    for children in Path(f"/proc/{daemon}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for pid in children.read_text().split():
-                if Path(f"/proc/{pid}/comm").read_text() == f"{program}\n":
-                    os.kill(int(pid), signal.SIGSTOP)
-                    return int(pid)
-    return 0
-
-
 def goes_on(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGCONT)
+        os.killpg(pid, signal.SIGCONT)
 
 
 def names(banger: Instance) -> list[str]:
@@ -122,7 +172,7 @@ def test_while_blobs_come(banger: Instance, before: Proxy) -> None:
     command = banger.start("image", "pull", f"{before.address}/big")
     assert before.held.wait(COMMAND_S), command.stderr
     blobs = Path(banger.paths.cache_dir, "blobs")
-    soon(lambda: sum(part.stat().st_size for part in blobs.rglob("*.part")), "a part of a blob")
+    until(lambda: sum(part.stat().st_size for part in blobs.rglob("*.part")), timeout_s=COMMAND_S)
     killed(banger, command, daemon)
     had = sum(part.stat().st_size for part in blobs.rglob("*.part"))
     before.release()
@@ -135,11 +185,12 @@ def test_while_blobs_come(banger: Instance, before: Proxy) -> None:
 
 
 @pytest.mark.parametrize("message", ["unpacking the layers", "writing the root file system"])
-def test_while_it_is_built(banger: Instance, before: Proxy, message: str) -> None:
+def test_while_it_is_built(banger: Instance, held: Held, before: Proxy, message: str) -> None:
     daemon = banger.daemon_pid()
-    command = banger.start("image", "pull", f"{before.address}/wide", "--name", "built")
-    at_line(command, message)
-    killed(banger, command, daemon, staging=".staging-built")
+    with held:  # it gets no further than that, however late the line is read
+        command = banger.start("image", "pull", f"{before.address}/wide", "--name", "built")
+        at_line(command, message)
+        killed(banger, command, daemon, staging=".staging-built")
     banger.ok("image", "list")
     until(lambda: left(banger) == [], timeout_s=COMMAND_S)  # the next daemon's start is enough
     assert "built" not in names(banger)
@@ -162,7 +213,7 @@ def test_ctrl_c_while_blobs_come(banger: Instance, before: Proxy) -> None:
     command = banger.start("image", "pull", f"{before.address}/big", "--name", "stopped")
     assert before.held.wait(COMMAND_S), command.stderr
     blobs = Path(banger.paths.cache_dir, "blobs")
-    soon(lambda: sum(part.stat().st_size for part in blobs.rglob("*.part")), "a part of a blob")
+    until(lambda: sum(part.stat().st_size for part in blobs.rglob("*.part")), timeout_s=COMMAND_S)
     interrupted(command)
     before.release()
     assert [one for one in left(banger) if not one.endswith(".part")] == []
@@ -175,15 +226,16 @@ def test_ctrl_c_while_blobs_come(banger: Instance, before: Proxy) -> None:
     banger.ok("image", "delete", "stopped")
 
 
-def test_ctrl_c_while_mke2fs_writes(banger: Instance, before: Proxy) -> None:
+def test_ctrl_c_while_mke2fs_writes(banger: Instance, held: Held, before: Proxy) -> None:
     """The program ends with the pull, though it is stopped; and what it wrote is gone."""
     daemon = banger.daemon_pid()
-    command = banger.start("image", "pull", f"{before.address}/wide", "--name", "unwritten")
-    writer = soon(lambda: at_work(daemon, "mke2fs"), "mke2fs")
-    try:
-        interrupted(command)
-    finally:
-        goes_on(writer)
+    with held:
+        command = banger.start("image", "pull", f"{before.address}/wide", "--name", "unwritten")
+        writer = held.at_work()
+        try:
+            interrupted(command)
+        finally:
+            goes_on(writer)
     assert left(banger) == []
     assert "unwritten" not in names(banger)
     assert banger.daemon_pid() == daemon
@@ -191,15 +243,16 @@ def test_ctrl_c_while_mke2fs_writes(banger: Instance, before: Proxy) -> None:
     banger.ok("image", "delete", "unwritten")
 
 
-def test_while_mke2fs_writes(banger: Instance, before: Proxy) -> None:
+def test_while_mke2fs_writes(banger: Instance, held: Held, before: Proxy) -> None:
     """It loses the one who feeds it, and ends; what it made is removed by the next daemon, not taken."""
     daemon = banger.daemon_pid()
-    command = banger.start("image", "pull", f"{before.address}/wide", "--name", "fed")
-    writer = soon(lambda: at_work(daemon, "mke2fs"), "mke2fs")
-    try:
-        killed(banger, command, daemon, staging=".staging-fed")
-    finally:
-        goes_on(writer)
+    with held:
+        command = banger.start("image", "pull", f"{before.address}/wide", "--name", "fed")
+        writer = held.at_work()
+        try:
+            killed(banger, command, daemon, staging=".staging-fed")
+        finally:
+            goes_on(writer)
     banger.ok("image", "list")
     until(lambda: left(banger) == [], timeout_s=COMMAND_S)
     assert "fed" not in names(banger)
@@ -210,7 +263,7 @@ def test_while_mke2fs_writes(banger: Instance, before: Proxy) -> None:
     banger.ok("image", "delete", "fed")
 
 
-def test_while_files_are_promoted(banger: Instance) -> None:
+def test_while_files_are_promoted(banger: Instance, held: Held) -> None:
     """The image stays as it was registered until its copy is whole."""
     kernel = Path(banger.paths.kernels_dir, "debian-bookworm/vmlinux")
     rootfs = banger.home / "mine.ext4"
@@ -219,12 +272,13 @@ def test_while_files_are_promoted(banger: Instance) -> None:
         file.write(random.Random(7).randbytes(1 << 20) * (COPIED >> 20))
     banger.ok("image", "register", "mine", "--rootfs", str(rootfs), "--kernel", str(kernel))
     daemon = banger.daemon_pid()
-    command = banger.start("image", "promote", "mine")
-    copier = soon(lambda: at_work(daemon, "cp"), "cp")
-    try:
-        killed(banger, command, daemon, staging=".staging-mine")
-    finally:
-        goes_on(copier)
+    with held:
+        command = banger.start("image", "promote", "mine")
+        copier = held.at_work()
+        try:
+            killed(banger, command, daemon, staging=".staging-mine")
+        finally:
+            goes_on(copier)
     banger.ok("image", "list")
     until(lambda: left(banger) == [], timeout_s=COMMAND_S)
     assert json.loads(banger.ok("image", "show", "mine", "--json").text)["managed"] is False
