@@ -33,6 +33,8 @@ VSOCK_SOCKET = "v.sock"
 CONSOLE_LOG = "console.log"
 MONITOR_LOG = "monitor.log"
 METRICS_FILE = "metrics.json"
+VERSION_S = 30.0
+"""For a monitor's program to say which version it is: a busy host may have to read it from a slow disk."""
 
 
 class Drive(msgspec.Struct, frozen=True, kw_only=True):

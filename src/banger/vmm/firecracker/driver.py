@@ -15,7 +15,7 @@ from banger.system.errors import CommandError
 from banger.system.run import run
 from banger.vmm.errors import MonitorError, MonitorUnsupported
 from banger.vmm.firecracker.machine import FirecrackerMachine
-from banger.vmm.protocol import Launcher, MachineSpec, MonitorInfo, MonitorKind
+from banger.vmm.protocol import VERSION_S, Launcher, MachineSpec, MonitorInfo, MonitorKind
 
 PROGRAM = "firecracker"
 MINIMUM = (1, 10, 0)
@@ -57,7 +57,7 @@ async def find_firecracker(
     if path is None:
         return None
     try:
-        completed = await run([path, "--version"], timeout_s=5.0, output_limit=4096)
+        completed = await run([path, "--version"], timeout_s=VERSION_S, output_limit=4096)
         version = parse_version(completed.stdout.decode("utf-8", "replace"))
     except (CommandError, ValueError) as error:
         raise MonitorError(

@@ -15,7 +15,7 @@ from banger.system.errors import CommandError
 from banger.system.run import run
 from banger.system.tsc import tsc_khz
 from banger.vmm.errors import MonitorError, MonitorUnsupported
-from banger.vmm.protocol import Launcher, MachineSpec, MonitorInfo, MonitorKind
+from banger.vmm.protocol import VERSION_S, Launcher, MachineSpec, MonitorInfo, MonitorKind
 from banger.vmm.qemu.machine import QemuMachine
 
 PROGRAM = "qemu-system-x86_64"
@@ -46,7 +46,7 @@ async def find_qemu(configured: str, bridge: BridgeFinder, *, kvm_usable: bool) 
     if platform.machine() != "x86_64":
         raise MonitorUnsupported(f"QEMU's microvm is for x86_64; this host is {platform.machine()}")
     try:
-        completed = await run([path, "--version"], timeout_s=10.0, output_limit=4096)
+        completed = await run([path, "--version"], timeout_s=VERSION_S, output_limit=4096)
         version = parse_version(completed.stdout.decode("utf-8", "replace"))
     except (CommandError, ValueError) as error:
         raise MonitorError(
