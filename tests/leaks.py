@@ -12,10 +12,12 @@ import gc
 import json
 import os
 import subprocess
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 PREFIXES = ("tap-fc-", "tap-pool-", "br-fc")
+LOOPS_GO_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Snapshot:
 def snapshot(folder: Path, *, all_links: bool = False) -> Snapshot:
     """What there is now. folder: the test's own; all_links: the namespace is the test's own too."""
     gc.collect()
+    wait_for_loops(folder)
     text = str(folder)
     found = [*_links(all_links), *_nft(all_links), *_block_devices(text), *_mounts(text)]
     found += [*_processes(text), *_sockets(text), *_vm_folders(folder)]
@@ -44,6 +47,14 @@ def difference(before: Snapshot, after: Snapshot) -> list[str]:
         if before.descriptors.get(number) != target
     ]
     return left
+
+
+def wait_for_loops(folder: Path) -> None:
+    """Until those over the folder's files that were detached are gone. Whoever lists loops opens each, also
+    another test's daemon, and the kernel detaches a loop when the last has closed it."""
+    deadline = time.monotonic() + LOOPS_GO_S
+    while any(going for _, _, going in _loops(str(folder))) and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _output(*argv: str) -> str:
@@ -70,15 +81,22 @@ def _nft(everything: bool) -> list[str]:
     return [f"nft {table}" for table in tables if everything or "banger" in table]
 
 
-def _block_devices(folder: str) -> list[str]:
-    found: list[str] = []
-    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+def _loops(folder: str) -> list[tuple[str, str, bool]]:
+    """Name, file, and whether it is detached once nobody has it open."""
+    found: list[tuple[str, str, bool]] = []
+    for loop in Path("/sys/block").glob("loop*/loop"):
         try:
-            file = backing.read_text("utf-8", "surrogateescape").strip()
+            file = (loop / "backing_file").read_text("utf-8", "surrogateescape").strip()
+            going = (loop / "autoclear").read_text().strip() == "1"
         except OSError:
             continue
         if file.startswith(f"{folder}/"):
-            found.append(f"loop {backing.parts[3]} over {file}")
+            found.append((loop.parts[3], file, going))
+    return found
+
+
+def _block_devices(folder: str) -> list[str]:
+    found = [f"loop {name} over {file}" for name, file, _ in _loops(folder)]
     for uuid in Path("/sys/block").glob("dm-*/dm/uuid"):
         try:
             if uuid.read_text().startswith("BANGER-"):
@@ -108,7 +126,8 @@ def _processes(folder: str) -> list[str]:
             continue
         state, parent = stat.rpartition(")")[2].split()[:2]
         parents[int(entry)] = int(parent)
-        lines[int(entry)] = f"{state} {argv[:200]}(cwd {cwd})"
+        # whether one that goes on runs or sleeps just now is no difference
+        lines[int(entry)] = f"{'zombie ' if state == 'Z' else ''}{argv[:200]}(cwd {cwd})"
     found: list[str] = []
     for pid, line in lines.items():
         if pid != os.getpid() and (folder in line or _descends(pid, parents)):

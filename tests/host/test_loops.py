@@ -12,6 +12,7 @@ from banger.config.paths import Paths
 from banger.errors import BangerError
 from banger.helper.inprocess import InProcessHelper
 from banger.system import loops
+from tests import leaks
 from tests.capabilities import require
 
 pytestmark = [pytest.mark.host, pytest.mark.anyio, require("loop")]
@@ -30,6 +31,12 @@ def backing(paths: Paths) -> Iterator[str]:
             loops.detach(loop.device, backing_file=str(file))
 
 
+def is_attached(device: str, backing: str) -> bool:
+    """To that file: once it is free, another test may take the device."""
+    leaks.wait_for_loops(Path(backing).parent)
+    return (device, backing) in {(loop.device, loop.backing_file) for loop in loops.list_loops()}
+
+
 async def test_a_loop_is_labelled_seen_and_detached_once(
     helper: InProcessHelper, paths: Paths, backing: str
 ) -> None:
@@ -45,10 +52,10 @@ async def test_a_loop_is_labelled_seen_and_detached_once(
         block.write(bytes(4096))
     await helper.detach_loop(device, backing_file=f"{paths.images_dir}/another")
     loops.detach(device, backing_file=backing, label="somebody else's")
-    assert device in {loop.device for loop in loops.list_loops()}
+    assert is_attached(device, backing)
     for _ in range(2):
         await helper.detach_loop(device, backing_file=backing)
-    assert device not in {loop.device for loop in loops.list_loops()}
+    assert not is_attached(device, backing)
     await helper.detach_loop(second, backing_file=backing)
     (Path(paths.vms_dir) / VM).rmdir()
 
@@ -61,6 +68,7 @@ async def test_a_backing_file_without_a_name_is_still_found(
     (seen,) = (await helper.observe(vms_dir=paths.vms_dir)).loops
     assert (seen.device, seen.backing_file, seen.deleted) == (device, backing, True)
     await helper.detach_loop(device, backing_file=backing)
+    assert not is_attached(device, backing)
     assert (await helper.observe(vms_dir=paths.vms_dir)).loops == ()
 
 
