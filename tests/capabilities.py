@@ -79,9 +79,9 @@ def _status(*argv: str) -> str:
     if program is None:
         return f"not installed: {argv[0]}"
     try:
-        done = subprocess.run([program, *argv[1:]], capture_output=True, timeout=30, check=False)
+        done = subprocess.run([program, *argv[1:]], capture_output=True, timeout=60, check=False)
     except subprocess.TimeoutExpired:
-        return f"{argv[0]} did not end within 30 s"
+        return f"{argv[0]} did not end within 60 s"
     if done.returncode == 0:
         return ""
     said = done.stderr.decode("utf-8", "replace").strip().splitlines()

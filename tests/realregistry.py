@@ -30,7 +30,7 @@ from banger.system.run import run
 from tests.fakes.registry import tar_of
 
 ANN = Credential(username="ann", password="secret")
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
 TOOL_TIMEOUT_S = 120.0
 SERVICE = "test registry"
 

@@ -90,14 +90,14 @@ class SigningKey:
         subprocess.run(
             ["gpgconf", "--homedir", str(self.home), "--kill", "all"],
             check=True,
-            timeout=20,
+            timeout=60,
             capture_output=True,
         )
         shutil.rmtree(self.home, ignore_errors=True)
 
     def _gpg(self, *words: str, input: bytes = b"") -> bytes:
         argv = ["gpg", "--homedir", str(self.home), "--batch", "--yes", "--pinentry-mode=loopback", *words]
-        done = subprocess.run(argv, input=input, capture_output=True, timeout=30, check=True)
+        done = subprocess.run(argv, input=input, capture_output=True, timeout=60, check=True)
         return done.stdout
 
 

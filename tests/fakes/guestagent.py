@@ -75,7 +75,7 @@ def serve_agent(program: str, folder: Path) -> subprocess.Popen[bytes]:
             env={"PATH": "/usr/bin:/bin"},
             start_new_session=True,
         )
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not listens_on(running.pid, "v.sock"):  # its file is there a moment sooner
         assert time.monotonic() < deadline, "the agent does not listen"
         time.sleep(0.005)
@@ -114,4 +114,4 @@ class HostAgents:
 def end(process: subprocess.Popen[bytes]) -> None:
     """The agent and its children: it is the leader of their session."""
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait(10)
+    process.wait(60)

@@ -78,7 +78,7 @@ class DirectLauncher:
         for process in self.started:
             if process.poll() is None:
                 process.kill()
-            process.wait(timeout=10)
+            process.wait(timeout=60)
 
 
 def install_fake_bridge(folder: Path) -> str:

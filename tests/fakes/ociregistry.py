@@ -56,16 +56,16 @@ def registry(
             [*run_in, "docker-registry", "serve", str(config)], stdout=log, stderr=log, start_new_session=True
         )
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             probe = [*run_in, "bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{port}"]
-            while subprocess.run(probe, capture_output=True, timeout=10, check=False).returncode:
+            while subprocess.run(probe, capture_output=True, timeout=60, check=False).returncode:
                 assert server.poll() is None, (folder / "log").read_text()
                 assert time.monotonic() < deadline, "the registry does not listen"
                 time.sleep(0.1)
             yield address
         finally:
             server.terminate()
-            server.wait(timeout=10)
+            server.wait(timeout=60)
 
 
 @contextlib.contextmanager
@@ -84,7 +84,7 @@ def token_server(folder: Path, *, run_in: Sequence[str] = ()) -> Iterator[dict[s
         assert line, "the token server did not start"
         yield json.loads(line)
     finally:
-        server.communicate(timeout=30)  # the end of its stdin is its own
+        server.communicate(timeout=60)  # the end of its stdin is its own
 
 
 def make_layout(

@@ -79,7 +79,7 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = within(self._netns, lambda: socket.create_connection(("127.0.0.1", self._target), 10))
+            server = within(self._netns, lambda: socket.create_connection(("127.0.0.1", self._target), 60))
             server.settimeout(None)
             with self._lock:
                 self._open += [client, server]

@@ -300,11 +300,11 @@ def lying(netns: str) -> Iterator[FakeRegistry]:
     try:
         listener = within(netns, lambda: socket.create_server(("127.0.0.1", 0)))
         made = FakeRegistry()
-        asyncio.run_coroutine_threadsafe(made.start(listener), loop).result(10)
+        asyncio.run_coroutine_threadsafe(made.start(listener), loop).result(60)
         try:
             yield made
         finally:
-            asyncio.run_coroutine_threadsafe(made.stop(), loop).result(10)
+            asyncio.run_coroutine_threadsafe(made.stop(), loop).result(60)
     finally:
         loop.call_soon_threadsafe(loop.stop)
         serving.join(10)

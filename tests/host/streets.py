@@ -87,7 +87,7 @@ class Place:
         return ip("-n", self.netns, *words)
 
 
-def answers_ping(who: Place, address: str, *, wait_s: int = 5) -> bool:
+def answers_ping(who: Place, address: str, *, wait_s: int = 20) -> bool:
     argv = ["ip", "netns", "exec", who.netns, "ping", "-nqc1", f"-W{wait_s}", address]
     return subprocess.run(argv, check=False, stdout=subprocess.DEVNULL, timeout=30).returncode == 0
 

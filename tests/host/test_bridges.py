@@ -105,7 +105,7 @@ async def test_a_guest_cannot_take_an_address_of_another_bridge(
         assert answers_ping(first, second.address)
         first.ip("address", "replace", f"{second.address}/24", "dev", "eth0")
         first.ip("address", "delete", f"{first.address}/24", "dev", "eth0")
-        assert not answers_ping(first, BRIDGE_IP)
+        assert not answers_ping(first, BRIDGE_IP, wait_s=1)
         assert answers_ping(second, BRIDGE_IP)
     await network.shutdown()
 

@@ -64,7 +64,7 @@ class Service:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            connection.settimeout(20)
+            connection.settimeout(60)
             thread = threading.Thread(target=self._one, args=(connection,))
             thread.start()
             self._threads.append(thread)
@@ -80,7 +80,7 @@ class Service:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for thread in (self._accepting, *self._threads):
-            thread.join(30)
+            thread.join(60)
             assert not thread.is_alive()
 
 
@@ -125,7 +125,7 @@ def publish(running: CarrierProcess, vm_dir: Path, port: int, *, key: str = "one
 
 
 def connected(port: int) -> socket.socket:
-    return socket.create_connection((HOST, port), timeout=20)
+    return socket.create_connection((HOST, port), timeout=60)
 
 
 def all_of(port: int) -> bytes:
@@ -168,14 +168,14 @@ async def test_both_halves_of_a_connection(
                 reader.start()
                 client.sendall(big)
                 client.shutdown(socket.SHUT_WR)
-                reader.join(30)
+                reader.join(60)
             with connected(ending) as client:
                 assert rest(client) == b"banner"
                 client.sendall(b"after its end")
 
         await asyncio.to_thread(talk)
         assert answer == [big]
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not told:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
@@ -293,7 +293,7 @@ async def test_past_the_bound_connections_wait_for_an_end(
                     with pytest.raises(TimeoutError):
                         late.recv(1)
                     clients.pop().close()
-                    late.settimeout(20)
+                    late.settimeout(60)
                     assert late.recv(1) == b"y"
             finally:
                 for client in clients:
@@ -398,7 +398,7 @@ async def test_what_a_hostile_guest_says_ends_that_connection_only(
     def hostile(connection: socket.socket) -> None:
         connection.sendall(says)
         connection.shutdown(socket.SHUT_WR)
-        connection.settimeout(5)
+        connection.settimeout(60)
         rest(connection)
 
     guest = FakeGuestSocket(f"{vm_dir}/v.sock", hostile)
@@ -460,7 +460,7 @@ async def test_kill_9_of_the_daemon_ends_all_of_it_and_the_next_takes_the_port(
             daemon.wait()
             with pytest.raises(ConnectionResetError):
                 await asyncio.to_thread(client.recv, 1)
-    assert await asyncio.to_thread(ended.wait, 10), "the service was not told"
+    assert await asyncio.to_thread(ended.wait, 60), "the service was not told"
     async with carried(tmp_path) as running:
         await running.settle()
         assert not process.is_same(before)

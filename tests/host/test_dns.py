@@ -162,7 +162,7 @@ async def test_the_recipe_for_a_plain_resolv_conf(netns: None, tmp_path: Path) -
     """docs/names.md: ours is the first server; what it refuses is asked of the second one."""
     resolv_conf = tmp_path / "resolv.conf"
     resolv_conf.write_text("nameserver 127.0.0.42\nnameserver 127.0.0.53\n")
-    script = "mount --bind $0 $(readlink -f /etc/resolv.conf); getent hosts $1"
+    script = "mount --bind $0 $(readlink -f /etc/resolv.conf); getent -s dns hosts $1"
 
     async def resolve(name: str) -> str:
         argv = ["unshare", "--mount", "sh", "-c", script, str(resolv_conf), name]

@@ -33,7 +33,7 @@ async def test_a_monitor_is_seen_with_its_role_and_ended(helper: InProcessHelper
     assert (seen.identity, seen.cwd) == (identity, str(folder))
     assert (await helper.observe(vms_dir=paths.vms_dir)).vm_dirs == (VM,)
     assert await helper.signal(identity, signal.SIGKILL)
-    assert await helper.wait_gone(identity, timeout_s=10)
+    assert await helper.wait_gone(identity, timeout_s=60)
     assert not await helper.signal(identity, signal.SIGKILL)
     assert (await helper.observe(vms_dir=paths.vms_dir)).processes == ()
     for entry in folder.iterdir():
@@ -126,7 +126,7 @@ async def test_a_launch_outlives_its_parent_recorded(tmp_path: Path) -> None:
     assert identity.start_time == found.start_time
     assert not process.is_same(msgspec.structs.replace(identity, start_time=identity.start_time + 1))
     assert process.send_signal(identity, signal.SIGKILL)
-    assert await process.wait_gone(identity, timeout_s=10)
+    assert await process.wait_gone(identity, timeout_s=60)
     assert not os.path.exists(f"/proc/{identity.pid}/exe")
 
 
@@ -134,7 +134,7 @@ async def _recorded(folder: Path, pid: int) -> bool:
     """Wait for the launching shell to have become the program: then its line is in the file."""
     import asyncio
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             try:
                 if b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]:

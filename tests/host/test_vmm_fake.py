@@ -190,7 +190,7 @@ class Client:
 
     def connected(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(5)
+        sock.settimeout(60)
         try:
             sock.connect(f"/proc/self/fd/{self.folder}/fc.sock")
         except OSError:
@@ -215,7 +215,7 @@ class Client:
 async def started(program: str, vm_dir: str, launcher: DirectLauncher) -> Client:
     argv = [program, "--id", "x", "--api-sock", "fc.sock", "--log-path", "monitor.log", "--level", "Info"]
     await launcher.launch(argv, role="monitor", vm_id="x", vm_dir=vm_dir, stdout="console.log")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             try:
                 return Client(vm_dir)
@@ -265,11 +265,11 @@ async def test_habits_at_its_end(program: str, tmp_path: Path, launcher: DirectL
     client.call("PUT", "/vsock", {"guest_cid": 3, "uds_path": "v.sock"})
     client.close()
     launcher.started[0].terminate()
-    assert await asyncio.to_thread(launcher.started[0].wait, 5) == -15
+    assert await asyncio.to_thread(launcher.started[0].wait, 60) == -15
     assert {"fc.sock", "v.sock"} <= set(os.listdir(vm_dir))
     argv = [program, "--id", "x", "--api-sock", "fc.sock", "--log-path", "other.log"]
     await launcher.launch(argv, role="monitor", vm_id="x", vm_dir=vm_dir, stdout="console.log")
-    assert await asyncio.to_thread(launcher.started[1].wait, 5) == 1
+    assert await asyncio.to_thread(launcher.started[1].wait, 60) == 1
     log = Path(vm_dir, "other.log").read_text()
     assert "Failed to open the API socket at: fc.sock. Check that it is not already used." in log
     assert "Firecracker exiting with error. exit_code=1" in log
@@ -294,7 +294,7 @@ async def test_a_tap_is_opened_and_held(program: str, tmp_path: Path, launcher: 
         with pytest.raises(OSError, match="busy"):
             fcntl.ioctl(tap, TUNSETIFF, request)
         launcher.started[0].kill()
-        await asyncio.to_thread(launcher.started[0].wait, 5)
+        await asyncio.to_thread(launcher.started[0].wait, 60)
         fcntl.ioctl(tap, TUNSETIFF, request)
         fcntl.ioctl(tap, TUNSETPERSIST, 0)
     finally:
