@@ -23,6 +23,8 @@ FLAGS = (
     *("-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Wformat=2"),
     *("-Wstrict-prototypes", "-Wmissing-prototypes", "-Wundef", "-Wvla", "-Werror"),
 )
+TIMEOUT_S = 60.0
+"""For what must come, from an agent that sanitizers make slow, on a host that is busy."""
 
 
 class Agent:
@@ -43,11 +45,15 @@ class Agent:
                 },
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 10
-        while not self._accepts():
+        deadline = time.monotonic() + TIMEOUT_S
+        accepted = False
+        # It listens a moment before it has the child that calls READY; and the child that had our own call
+        # has to be gone: while a child ends the kernel's list of children may lack others.
+        while not (accepted and len(self.children()) == 1):
             assert self.process.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.01)
+            accepted = accepted or self._accepts()
 
     def _accepts(self) -> bool:
         with socket.socket(socket.AF_UNIX) as connection:
@@ -67,7 +73,7 @@ class Agent:
     def stop(self) -> None:
         children = self.children() if self.process.poll() is None else []
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(TIMEOUT_S)
         for child in children:  # the one that calls READY, and connections a failed test left
             try:
                 os.kill(child, 9)

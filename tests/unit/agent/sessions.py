@@ -12,9 +12,7 @@ from typing import Self
 
 from banger.guest import sessionwire, wire
 from banger.guest.wire import Fields, Frame, FrameReader
-from tests.unit.agent.conftest import Agent
-
-TIMEOUT_S = 30.0
+from tests.unit.agent.conftest import TIMEOUT_S, Agent
 
 
 def is_gone(pid: int) -> bool:
@@ -25,7 +23,7 @@ def is_gone(pid: int) -> bool:
 
 
 def wait_gone(pid: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + TIMEOUT_S
     while not is_gone(pid):
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -26,8 +26,11 @@ from banger.errors import BangerError, ErrorCode
 from banger.guest import wire
 from banger.guest.wire import Fields, encode_fields, encode_frame
 from tests.capabilities import demand
-from tests.unit.agent.conftest import Agent
+from tests.unit.agent.conftest import TIMEOUT_S, Agent
 from tests.unit.agent.copying import AgentsClient, leftovers, tree
+
+ITS_FIXTURES = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+"""Each example has a folder of its own; and how long drawing it takes says how busy the host is."""
 
 
 @pytest.fixture
@@ -161,7 +164,7 @@ def make(path: bytes, node: object, files: list[bytes]) -> None:
     os.utime(path, ns=(0, mtime % 2_000_000_000_000_000_000), follow_symlinks=False)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=ITS_FIXTURES)
 @given(st.dictionaries(name_bytes, trees, max_size=6))
 def test_random_trees_come_back(client: AgentsClient, place: Path, nodes: dict[bytes, object]) -> None:
     with_own_folder = place / f"{time.monotonic_ns()}"
@@ -482,7 +485,7 @@ def test_a_cut_off_archive_leaves_nothing_half(client: AgentsClient, place: Path
     assert os.listdir(place / "guest") == ["old"]
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=ITS_FIXTURES)
 @given(st.randoms(use_true_random=False), st.integers(1, 30))
 def test_damaged_archives_harm_nobody(
     client: AgentsClient, place: Path, dice: random.Random, damages: int
@@ -530,7 +533,7 @@ def test_damaged_archives_harm_nobody(
 
 def dial(agent: Agent) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(15)
+    connection.settimeout(TIMEOUT_S)
     connection.connect(f"{agent.vm_dir}/v.sock")
     connection.sendall(b"CONNECT 1024\n")
     assert connection.recv(5) == b"OK 1\n"
@@ -604,11 +607,11 @@ def test_a_host_that_goes_leaves_nothing_half(agent: Agent, place: Path) -> None
     for cut in (100, 2000, 50_000, len(data)):
         with dial(agent) as connection:
             connection.sendall(request_in(place) + data_frame(data[:cut]))
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + TIMEOUT_S
             while cut > 2000 and not leftovers(place):
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + TIMEOUT_S
         while list(place.iterdir()):
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -622,7 +625,7 @@ def test_a_reader_that_goes_ends_the_agents_part(agent: Agent, place: Path) -> N
             encode_frame(wire.FRAME_COPY_OUT, encode_fields([(wire.COPY_PATH, str(place / "big"))]))
         )
         connection.recv(100_000)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + TIMEOUT_S
     while len(agent.children()) > len(before):
         assert time.monotonic() < deadline
         time.sleep(0.01)

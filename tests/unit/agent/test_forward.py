@@ -16,7 +16,7 @@ import pytest
 
 from banger.guest import wire
 from banger.guest.wire import Fields, encode_fields, encode_frame
-from tests.unit.agent.conftest import Agent
+from tests.unit.agent.conftest import TIMEOUT_S, Agent
 
 
 def request(port: int) -> bytes:
@@ -42,7 +42,7 @@ def frame(connection: socket.socket) -> tuple[int, bytes]:
 def asked(agent: Agent, data: bytes) -> Iterator[tuple[socket.socket, int, bytes]]:
     """A connection that sent this, and the answer behind HELLO."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(15)
+        connection.settimeout(TIMEOUT_S)
         connection.connect(f"{agent.vm_dir}/v.sock")
         connection.sendall(b"CONNECT 1024\n")
         assert exactly(connection, 5) == b"OK 1\n"
@@ -58,14 +58,14 @@ def asked(agent: Agent, data: bytes) -> Iterator[tuple[socket.socket, int, bytes
 def service(serve: Callable[[socket.socket], None], *, family: int = socket.AF_INET) -> Iterator[int]:
     """A TCP service on the loopback for one connection; its port."""
     with socket.socket(family) as listener:
-        listener.settimeout(15)
+        listener.settimeout(TIMEOUT_S)
         listener.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
         listener.listen()
 
         def run() -> None:
             connection, _ = listener.accept()
             with connection:
-                connection.settimeout(15)
+                connection.settimeout(TIMEOUT_S)
                 serve(connection)
 
         thread = threading.Thread(target=run)
@@ -73,7 +73,7 @@ def service(serve: Callable[[socket.socket], None], *, family: int = socket.AF_I
         try:
             yield listener.getsockname()[1]
         finally:
-            thread.join(20)
+            thread.join(TIMEOUT_S)
             assert not thread.is_alive()
 
 
@@ -149,7 +149,7 @@ def test_a_host_that_has_gone_is_not_waited_for(agent: Agent) -> None:
     over = threading.Event()
 
     def stay(connection: socket.socket) -> None:
-        over.wait(15)
+        over.wait(2 * TIMEOUT_S)
 
     with service(stay) as port:
         before = len(agent.children())
@@ -157,7 +157,7 @@ def test_a_host_that_has_gone_is_not_waited_for(agent: Agent) -> None:
             assert kind == wire.FRAME_OK
             assert len(agent.children()) > before - 1
             serving = set(agent.children())
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + TIMEOUT_S
         while serving <= set(agent.children()):
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -210,7 +210,7 @@ def test_an_idle_connection_costs_no_processor(agent: Agent) -> None:
     over = threading.Event()
 
     def stay(connection: socket.socket) -> None:
-        over.wait(15)
+        over.wait(2 * TIMEOUT_S)
 
     with service(stay) as port, asked(agent, request(port)) as (connection, kind, _):
         assert kind == wire.FRAME_OK

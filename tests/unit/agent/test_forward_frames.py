@@ -13,7 +13,7 @@ import pytest
 
 from banger.guest import wire
 from banger.guest.wire import Fields, encode_fields, encode_frame
-from tests.unit.agent.conftest import Agent
+from tests.unit.agent.conftest import TIMEOUT_S, Agent
 from tests.unit.agent.test_forward import asked, echo, exactly, frame, rest, service
 
 END = encode_frame(wire.FRAME_FORWARD_DATA)
@@ -166,10 +166,11 @@ def test_anything_else_ends_the_connection(agent: Agent, wrong: bytes) -> None:
 
 def test_a_service_on_the_guests_address_alone_is_found(agent: Agent) -> None:
     """127.0.0.9 stands for the address of eth0: it is not the loopback's first."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.9", 0))
+    with socket.socket() as nobodys, socket.socket() as listener:
+        nobodys.bind(("127.0.0.1", 0))  # bound, and not listening: nor does anybody else there
+        port = nobodys.getsockname()[1]
+        listener.bind(("127.0.0.9", port))
         listener.listen()
-        port = listener.getsockname()[1]
         with asked(agent, request(port)) as (_, kind, payload):
             assert kind == wire.FRAME_ERROR
             assert Fields(payload).text(wire.ERROR_CODE) == "refused"
@@ -199,7 +200,7 @@ def test_an_idle_connection_costs_no_processor(agent: Agent) -> None:
     over = threading.Event()
 
     def stay(connection: socket.socket) -> None:
-        over.wait(15)
+        over.wait(2 * TIMEOUT_S)
 
     with service(stay) as port, asked(agent, request(port)) as (connection, _, _):
         for half_closed in (False, True):

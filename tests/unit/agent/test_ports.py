@@ -16,7 +16,7 @@ from banger.guest import wire
 from banger.guest.ports import Listener, ask_listeners, parse_listener
 from banger.guest.wire import WireError, encode_fields, encode_frame
 from tests.fakes.guestagent import FakeGuestSocket
-from tests.unit.agent.conftest import Agent
+from tests.unit.agent.conftest import TIMEOUT_S, Agent
 
 anyio_test = pytest.mark.anyio
 
@@ -39,13 +39,13 @@ async def test_listeners_of_every_kind(agent: Agent) -> None:
             mine[protocol, address, made.getsockname()[1]] = made
         bound_only = stack.enter_context(socket.socket())
         bound_only.bind(("127.0.0.1", 0))
-        told = (await ask_listeners(agent.vm_dir, timeout_s=10)).listeners
+        told = (await ask_listeners(agent.vm_dir, timeout_s=TIMEOUT_S)).listeners
         by_key = {(one.protocol, one.address, one.port): one for one in told}
         assert mine.keys() <= by_key.keys()
         for key in mine:
             assert (by_key[key].pid, by_key[key].uid) == (os.getpid(), os.getuid())
             assert by_key[key].process == Path("/proc/self/comm").read_text().rstrip("\n")
-        assert all(one.port != bound_only.getsockname()[1] for one in told if one.protocol == "tcp")
+        assert ("tcp", *bound_only.getsockname()) not in by_key
 
 
 @anyio_test
@@ -55,7 +55,7 @@ async def test_more_than_are_told_are_counted(agent: Agent) -> None:
             made = stack.enter_context(socket.socket())
             made.bind(("127.0.0.1", 0))
             made.listen(1)
-        told = await ask_listeners(agent.vm_dir, timeout_s=10)
+        told = await ask_listeners(agent.vm_dir, timeout_s=TIMEOUT_S)
     assert len(told.listeners) == wire.WIRE_MAX_PORTS
     assert told.left_out >= 8
 
@@ -117,7 +117,7 @@ async def test_an_agent_that_lies_is_an_error(tmp_path: Path, reply: bytes) -> N
     fake = FakeGuestSocket(str(tmp_path / "v.sock"), script)
     try:
         with pytest.raises(BangerError) as caught:
-            await ask_listeners(str(tmp_path), timeout_s=10)
+            await ask_listeners(str(tmp_path), timeout_s=TIMEOUT_S)
         assert caught.value.code is ErrorCode.GUEST_UNREACHABLE
     finally:
         fake.close()

@@ -16,14 +16,14 @@ from banger.guest.agent import AgentClient
 from banger.guest.errors import AgentRefused
 from banger.guest.ready import ReadyListener
 from banger.guest.wire import Fields, Frame, FrameReader, encode_fields, encode_frame
-from tests.unit.agent.conftest import Agent
+from tests.unit.agent.conftest import TIMEOUT_S, Agent
 
 anyio_test = pytest.mark.anyio
 
 
 def dial(agent: Agent) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(15)
+    connection.settimeout(TIMEOUT_S)
     connection.connect(f"{agent.vm_dir}/v.sock")
     connection.sendall(b"CONNECT 1024\n")
     assert connection.recv(5) == b"OK 1\n"
@@ -147,7 +147,7 @@ def test_malformed_frames_in_the_middle_end_the_command(agent: Agent, data: byte
     assert frames[0].type == wire.FRAME_STARTED
     assert error_code(frames) == "bad_request"
     pid = Fields(frames[0].payload).number(wire.STARTED_PID)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + TIMEOUT_S
     while Path(f"/proc/{pid}").exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -204,7 +204,7 @@ def test_a_guest_that_is_full_says_so(agent: Agent) -> None:
         for _ in range(512):
             stalled.enter_context(dial(agent))
         assert error_code(converse(agent, wire.encode_exec(["true"]))) == "busy"
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + TIMEOUT_S
     while True:  # their processes take a moment to end
         frames = converse(agent, wire.encode_exec(["true"]))
         if frames[-1].type == wire.FRAME_EXIT:
@@ -218,10 +218,10 @@ async def test_ready_is_said_until_somebody_hears_it(agent: Agent) -> None:
     listener = ReadyListener(agent.vm_dir)
     await listener.start()
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(TIMEOUT_S):
             hello = await listener.wait_ready()
         assert "exec" in hello.features
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(TIMEOUT_S):
             while agent.children():  # noqa: ASYNC110 - another process's children
                 await asyncio.sleep(0.01)
     finally:
@@ -229,11 +229,11 @@ async def test_ready_is_said_until_somebody_hears_it(agent: Agent) -> None:
 
 
 def test_a_killed_server_leaves_no_caller_behind(agent: Agent) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + TIMEOUT_S
     children = agent.children()
     assert children
     agent.process.kill()
-    agent.process.wait(5)
+    agent.process.wait(TIMEOUT_S)
     for child in children:
         while not is_gone(child):
             assert time.monotonic() < deadline

@@ -19,7 +19,7 @@ import pytest
 from banger.guest import sessionwire, wire
 from banger.guest.wire import Fields, encode_fields, encode_frame
 from tests.capabilities import demand
-from tests.unit.agent.conftest import Agent
+from tests.unit.agent.conftest import TIMEOUT_S, Agent
 from tests.unit.agent.sessions import Connection, Refused, Sessions, wait_gone
 
 ID = "0123456789abcdef" * 2
@@ -286,11 +286,21 @@ def test_the_keeper_holds_no_connection(sessions: Sessions) -> None:
         connection.want(wire.FRAME_OK)
         assert connection.next() is None  # the agent closes, though the session lives
     keeper = sessions.record(ID).number(wire.SESSION_KEEPER_PID)
-    opened = [os.readlink(entry) for entry in Path(f"/proc/{keeper}/fd").iterdir()]
+    deadline = time.monotonic() + TIMEOUT_S
+    # its own socket; who asked for the record may be there a moment longer
+    while " ".join(opened := descriptors(keeper)).count("socket:") > 1:
+        assert time.monotonic() < deadline, opened
+        time.sleep(0.01)
     assert len(opened) <= 12
-    assert (
-        sum(target.startswith("socket:") for target in opened) <= 2
-    )  # its own, and who asked for the record
+
+
+def descriptors(pid: int) -> list[str]:
+    """What they lead to, of those that stay while we look."""
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(entry))
+    return found
 
 
 def test_strangers_at_the_keepers_socket(sessions: Sessions) -> None:
@@ -410,7 +420,7 @@ def test_a_keeper_that_hangs_holds_up_no_list(sessions: Sessions) -> None:
     try:
         begun = time.monotonic()
         records = sessions.list()
-        assert time.monotonic() - begun < 8
+        assert time.monotonic() - begun < 25, "as long as who reads a log waits for a keeper"
         assert records[hanging].text(wire.SESSION_STATUS) == "running"
         assert records[hanging].text(wire.SESSION_LAST_ERROR) == "the session's keeper does not answer"
         assert wire.SESSION_LAST_ERROR not in records[other]

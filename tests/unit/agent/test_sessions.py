@@ -88,8 +88,9 @@ def test_attach_sees_all_and_the_end(sessions: Sessions) -> None:
         assert (attached.out, attached.err) == (b"one\ngot word\n", b"bad\n")
 
 
-def test_detach_and_attach_again_lose_nothing_and_repeat_nothing(sessions: Sessions) -> None:
-    program = "i=0; while [ $i -lt 300 ]; do echo $i; i=$((i+1)); sleep 0.005; done"
+def test_detach_and_attach_again_lose_nothing_and_repeat_nothing(sessions: Sessions, tmp_path: Path) -> None:
+    enough = tmp_path / "enough"
+    program = f"i=0; until [ -e {enough} ]; do echo $i; i=$((i+1)); sleep 0.005; done"
     started = sessions.start("sh", "-c", program)
     got = b""
     for _ in range(4):
@@ -98,10 +99,11 @@ def test_detach_and_attach_again_lose_nothing_and_repeat_nothing(sessions: Sessi
         attached.until(lambda self: len(self.out) > 60)
         got += attached.out
         attached.detach()
+    enough.touch()
     with sessions.attach(started) as attached:
         assert attached.to_exit().number(wire.EXIT_CODE) == 0
         got += attached.out
-    assert got == b"".join(b"%d\n" % i for i in range(300))
+    assert got == b"".join(b"%d\n" % i for i in range(got.count(b"\n")))
 
 
 def test_replay_of_all_or_nothing(sessions: Sessions) -> None:
@@ -264,11 +266,12 @@ def test_stop_kills_what_ignores_it_and_its_group(sessions: Sessions) -> None:
     with sessions.attach(started) as attached:
         attached.said(b"\n")
         child = int(attached.out)
-        begun = time.monotonic()
-        with Connection(sessions.agent, sessionwire.encode_session_stop(started, 600)) as stopping:
+        with Connection(sessions.agent, sessionwire.encode_session_stop(started, 600_000)) as stopping:
             sessions.until(started, lambda record: record.text(wire.SESSION_STATUS) == "stopping")
+            begun = time.monotonic()
+            sessions.stop(started, grace_ms=600)  # a stop may be hurried, so that nothing here has to be
+            assert time.monotonic() - begun > 0.5
             record = Fields(stopping.want(wire.FRAME_OK).payload)
-        assert 0.5 < time.monotonic() - begun < 40
         assert record.number(wire.SESSION_EXIT_SIGNAL) == signal.SIGKILL
         assert attached.to_exit().number(wire.EXIT_SIGNAL) == signal.SIGKILL
     wait_gone(child)
@@ -387,8 +390,8 @@ def test_names_and_ids_are_taken_once(sessions: Sessions) -> None:
 
 
 def test_big_output_is_whole_for_all_readers(sessions: Sessions) -> None:
-    program = "head -c 20000000 /dev/urandom | tee >(sha256sum >&2); wait"
-    started = sessions.start("bash", "-c", program)
+    program = "exec 3>&1; head -c 20000000 /dev/urandom | tee /dev/fd/3 | sha256sum >&2"
+    started = sessions.start("sh", "-c", program)
     with sessions.attach(started) as one, sessions.attach(started, replay="all") as two:
         digests = []
         for reader in (one, two):
@@ -444,22 +447,23 @@ def test_stdin_that_nobody_reads_stalls_nothing(sessions: Sessions) -> None:
 
 
 def test_background_processes_do_not_hold_the_end(sessions: Sessions) -> None:
-    begun = time.monotonic()
-    started = sessions.start("sh", "-c", "sleep 61 & echo $!; exit 5")
+    started = sessions.start("sh", "-c", "sleep 600 & echo $!; exit 5")
     record = sessions.ended(started)
-    assert time.monotonic() - begun < 40
     assert record.number(wire.SESSION_EXIT_CODE) == 5
     child = int(sessions.logs(started)[0])
     assert not is_gone(child)  # it is left alone, as by an exec
     os.kill(child, signal.SIGKILL)
-    noisy = sessions.start("sh", "-c", "timeout 5 yes & exit 6")
+    noisy = sessions.start("sh", "-c", "timeout 120 yes & exit 6")
     assert sessions.ended(noisy).number(wire.SESSION_EXIT_CODE) == 6
 
 
-def test_sessions_outlive_the_server(sessions: Sessions, agent_program: Path) -> None:
-    started = sessions.start(
-        "sh", "-c", "i=0; while [ $i -lt 100 ]; do echo $i; i=$((i+1)); sleep 0.02; done"
+def test_sessions_outlive_the_server(sessions: Sessions, agent_program: Path, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    script = (
+        f"i=0; while [ $i -lt 100 ]; do echo $i; i=$((i+1));"
+        f"while [ $i -gt 50 ] && [ ! -e {seen} ]; do sleep 0.02; done; done"
     )
+    started = sessions.start("sh", "-c", script)
     with sessions.attach(started) as attached:
         attached.said(b"\n5\n")
         sessions.agent.process.kill()
@@ -469,6 +473,7 @@ def test_sessions_outlive_the_server(sessions: Sessions, agent_program: Path) ->
         try:
             again = Sessions(second)
             assert again.status(started) == "running"
+            seen.touch()
             assert attached.to_exit().number(wire.EXIT_CODE) == 0  # it has not even noticed
             assert attached.out == b"".join(b"%d\n" % i for i in range(100))
             assert again.ended(started).number(wire.SESSION_EXIT_CODE) == 0

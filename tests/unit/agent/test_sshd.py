@@ -113,7 +113,11 @@ PIECES = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.one_of(st.binary(max_size=200), PIECES.map(b"".join)))
 def test_any_bytes_stay_behind_the_line(offer: Offer, tmp_path: Path, content: bytes) -> None:
     config = tmp_path / "sshd_config"
