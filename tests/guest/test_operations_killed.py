@@ -14,12 +14,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.guest.instance import Instance
+from tests.guest.test_recovery import COUNT, count, counted_on
 
 pytestmark = pytest.mark.guest
 
 NAME = "victim"
 COMMAND_S = 60
-COUNT = "i=0; while :; do i=$((i+1)); echo $i > /run/count; sleep 0.2; done"
 
 
 def killed_at(banger: Instance, message: str, *words: str) -> int:
@@ -75,17 +75,11 @@ def counting(banger: Instance, guest: str) -> str:
 
 @pytest.fixture(autouse=True)
 def _the_other_does_not_notice(banger: Instance, guest: str, counting: str) -> Iterator[None]:
-    def count() -> int:
-        said = banger.ok(
-            "vm", "exec", guest, "--", "sh", "-c", "until [ -s /run/count ]; do :; done; cat /run/count"
-        )
-        return int(said.text)
-
-    before = count()
+    before = count(banger, guest)
     yield
     assert banger.state(guest) == "running"
     assert boot_of(banger, guest) == counting
-    assert count() > before
+    counted_on(banger, guest, last=before)
 
 
 def test_create(banger: Instance) -> None:
