@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from dnslib import EDNS0, QTYPE, RR, TXT, A, DNSRecord
 
-WAIT_S = 10.0
+WAIT_S = 50.0
 
 
 def question(name: str, kind: str = "A", *, payload: int = 0, number: int = 4711) -> bytes:
@@ -21,15 +23,17 @@ def question(name: str, kind: str = "A", *, payload: int = 0, number: int = 4711
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A number that nobody has, neither by UDP nor by TCP: of each alone the kernel would choose one."""
+    """A number that nobody has, neither by UDP nor by TCP, and that the kernel gives nobody who asks for any
+    port: whoever takes it in a moment finds it free still."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     for _ in range(100):
+        port = random.randrange(first // 2, first)
         with (
             socket.socket(socket.AF_INET, socket.SOCK_STREAM) as stream,
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
         ):
-            stream.bind((address, 0))
-            port: int = stream.getsockname()[1]
             try:
+                stream.bind((address, port))
                 datagrams.bind((address, port))
             except OSError:
                 continue
