@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from banger.errors import ErrorCode
 from banger.vmm.errors import MonitorError
 from banger.vmm.qemu.qmp import Qmp, ShutdownData
+from tests.fakes.looptime import pass_time
 
+LIMIT_S = 50.0
 GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\r\n'
 Answer = Callable[[str, int], list[bytes]]
 
@@ -41,7 +43,7 @@ async def qemu(folder: Path, answer: Answer, *, greeting: bytes = GREETING) -> A
         writer.close()
 
     server = await asyncio.start_unix_server(serve, folder / "fc.sock")
-    client = Qmp(str(folder), timeout_s=0.5)
+    client = Qmp(str(folder), timeout_s=LIMIT_S)
     try:
         yield client
     finally:
@@ -95,6 +97,8 @@ async def test_what_is_no_answer_is_an_error(lines: list[bytes], code: ErrorCode
     broken = True
 
     def answer(command: str, number: int) -> list[bytes]:
+        if broken and not lines:
+            pass_time(LIMIT_S)
         return lines if broken else [b'{"return": {"status": "running"}, "id": %d}' % number]
 
     async with qemu(tmp_path, answer) as client:
