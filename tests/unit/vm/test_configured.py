@@ -117,7 +117,7 @@ async def until_done(care: FakeCare, text: str, what: str) -> set[str]:
     background = Background(care, settings(text), clock_interval_s=0, stale_interval_s=0.05)
     background.start()
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(50):
             while care.done.count((what, 1)) < 2:
                 care.happened.clear()
                 await care.happened.wait()

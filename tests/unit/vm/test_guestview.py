@@ -114,6 +114,7 @@ async def test_probes_are_bounded(alive: Bench) -> None:
 
 async def test_figures(alive: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     view = GuestView(alive.vitals._services)
+    monkeypatch.setattr(guestview, "FIGURES_TIMEOUT_S", 50.0)
     with Agent(alive.record.runtime.vm_dir):
         figures = await view.figures(alive.id)
     assert figures is not None
