@@ -80,6 +80,8 @@ class FakeRegistry:
     """Set when a blob's bytes begin to go out."""
     gate: asyncio.Event | None = None
     """Blobs with the fault "wait", or after their half "pause", wait for it."""
+    paused: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a blob's half has gone out with the fault "pause"."""
     address: str = ""
     _runner: web.AppRunner | None = None
 
@@ -213,6 +215,7 @@ class FakeRegistry:
             if fault == "pause" and self.gate is not None:  # half of it first
                 await response.write(body[: len(body) // 2])
                 body = body[len(body) // 2 :]
+                self.paused.set()
             if self.gate is not None and fault in ("pause", "wait"):
                 await self.gate.wait()
             if fault == "break":

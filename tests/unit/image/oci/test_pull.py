@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from banger.image.oci.manifest import PulledImage
 from banger.image.oci.pull import PARALLEL, pull
 from banger.image.oci.transport import Transport
 from banger.model.progress import ProgressEvent
+from tests.fakes.looptime import pass_time
 from tests.fakes.registry import FakeRegistry, noise
 
 pytestmark = pytest.mark.anyio
@@ -321,7 +323,7 @@ async def test_layers_come_several_at_once_and_not_too_many(registry: FakeRegist
     registry.faults = {digest: ["wait"] for digest in registry.layers()}
     registry.gate = asyncio.Event()
     task = asyncio.create_task(bring(registry, cache))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(50):
         while registry.at_once < PARALLEL:
             registry.busy.clear()
             await registry.busy.wait()
@@ -361,13 +363,22 @@ async def test_the_first_to_be_asked_for_are_layers(
 async def test_a_registry_that_falls_silent(
     registry: FakeRegistry, cache: BlobCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry_module, "SMALL_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(registry_module, "SMALL_TIMEOUT_S", 50.0)
     monkeypatch.setattr(registry_module, "SLOWEST", 1 << 30)
     registry.image(layers=[noise(3 << 20)])
-    registry.faults[registry.layers()[0]] = ["pause", "pause"]
+    digest = registry.layers()[0]
+    registry.faults[digest] = ["pause", "pause"]
     registry.gate = asyncio.Event()
     events: list[ProgressEvent] = []
-    await bring(registry, cache, events=events)
+    bringing = asyncio.create_task(bring(registry, cache, events=events))
+    for _ in range(2):
+        await registry.paused.wait()
+        registry.paused.clear()
+        async with asyncio.timeout(50):
+            while not Path(f"{cache.path(digest)}.part").stat().st_size:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        pass_time(50)
+    await bringing
     registry.gate.set()
     assert sum("is too slow" in event.message for event in events) == 2
     ranges = [int(asked.range[6:-1] or 0) for asked in registry.bytes_of_blobs() if asked.range]
@@ -609,9 +620,10 @@ async def test_no_http_but_where_it_is_allowed(registry: FakeRegistry, cache: Bl
 
 
 async def test_nobody_there(registry: FakeRegistry, cache: BlobCache) -> None:
-    gone = replace(registry)
-    await registry.stop()
     clock = Clock()
-    error = await refused(gone, cache, clock=clock)
+    with socket.socket() as held:  # it listens not, and nobody else can
+        held.bind(("127.0.0.1", 0))
+        gone = replace(registry, address=f"127.0.0.1:{held.getsockname()[1]}")
+        error = await refused(gone, cache, clock=clock)
     assert error.code is ErrorCode.DOWNLOAD_FAILED
     assert clock.slept == [], "nothing to be patient with"
