@@ -10,6 +10,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +119,22 @@ for name in refs/heads/../../../hooks/post-checkout config refs/../HEAD; do
 done
 sync
 """
+HELD = """
+import sys
+from banger.client.client import Client
+whole = Client.work_patch
+def in_two(*words, **named):
+    pieces = whole(*words, **named)
+    yield next(pieces)
+    print("begun", file=sys.stderr, flush=True)
+    sys.stdin.readline()
+    yield from pieces
+Client.work_patch = in_two
+from banger.cli.main import run
+sys.exit(run(sys.argv[1:]))
+"""
+"""The command line, which goes on with a patch that has begun when it is told to: much more is to come then
+than the daemon can have sent already."""
 PANIC = "echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger"
 
 
@@ -309,15 +327,20 @@ def test_a_daemon_killed_in_the_middle_of_an_export_costs_nothing(lost: Lost, ap
     patches: list[bytes] = []
     for words in ((), ("--no-keep",)):
         daemon = lost.banger.daemon_pid()
-        export = lost.banger.start("workspace", "export", *words, VM, "-o", str(target))
+        command = (sys.executable, "-c", HELD, "workspace", "export", *words, VM, "-o", str(target))
+        export = subprocess.Popen(
+            lost.banger.argv(*command),
+            env=lost.banger.environment,
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
         assert export.stderr is not None
-        if words:
-            while not any(path.stat().st_size for path in folder.iterdir()):
-                assert export.poll() is None
-        else:
-            assert export.stderr.readline() == f"keeping the work in {VM}\n".encode()
+        first = "begun" if words else f"keeping the work in {VM}"
+        assert export.stderr.readline() == f"{first}\n".encode()
+        assert len(os.listdir(folder)) == len(words), "what has come of the patch"
         os.kill(daemon, signal.SIGKILL)
-        _, said = export.communicate(timeout=120)
+        _, said = export.communicate(b"\n", timeout=120)
         assert export.returncode == 1, (words, said)
         assert os.listdir(folder) == []
         lost("workspace", "export", *words, VM, "-o", str(target))
