@@ -14,7 +14,8 @@ from contextlib import contextmanager
 import pyte
 
 ROWS, COLUMNS = 24, 80
-TIMEOUT_S = 60.0
+TIMEOUT_S = 240.0
+"""Guests are emulated, and a neighbour may be busy."""
 
 
 class _Screen(pyte.Screen):

@@ -55,14 +55,14 @@ def test_no_space(fresh: Instance) -> None:
     folder = Path(fresh.paths.vms_dir)
     folder.mkdir(mode=0o700, parents=True)
     subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64m,mode=700", "tmpfs", folder], check=True, timeout=20
+        ["mount", "-t", "tmpfs", "-o", "size=64m,mode=700", "tmpfs", folder], check=True, timeout=60
     )
     try:
         check(fresh.banger("vm", "create", "--name", "a"), "1 GiB", "prune")
         assert fresh.vms() == []
         fresh.ok("daemon", "stop")
     finally:
-        subprocess.run(["umount", folder], check=True, timeout=20)
+        subprocess.run(["umount", folder], check=True, timeout=60)
 
 
 def test_a_config_typo(fresh: Instance) -> None:

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from tests.guest.instance import Instance
-from tests.guest.test_nat import CURL, PAGE, WEB
+from tests.guest.test_nat import CURL, LOST, PAGE, WEB
 from tests.guest.test_nat import banger as banger
 from tests.host.firewalls import DOCKER
 
@@ -25,7 +25,7 @@ def test_docker_is_named_at_the_start_and_its_chain_lets_the_guest_out(banger: I
         checks = json.loads(banger.banger("doctor", "--json").text)
         (doctors,) = [check for check in checks if check["name"] == "firewall"]
         assert f"{doctors['message']}; {doctors['hint']}" in said[0]
-        assert banger.banger("vm", "exec", "walled", "--", *CURL, WEB).status != 0
+        assert banger.banger("vm", "exec", "walled", "--", *LOST, WEB).status != 0
         command = said[1].replace("sudo iptables ", "iptables-nft ")
         banger.run_in_netns("sh", "-ec", command).require()
         assert banger.ok("vm", "exec", "walled", "--", *CURL, WEB).text == PAGE

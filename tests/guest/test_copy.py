@@ -8,7 +8,6 @@ import select
 import signal
 import stat
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -161,7 +160,7 @@ def test_ctrl_c_cleans_up_in_the_guest(banger: Instance, guest: str) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    until(lambda: not in_guest(banger, guest, "ls -A /srv/cut"), timeout_s=30)
+    until(lambda: not in_guest(banger, guest, "ls -A /srv/cut"), timeout_s=60)
 
 
 def test_progress_on_a_terminal_and_quiet(banger: Instance, guest: str, tmp_path: Path) -> None:
@@ -211,13 +210,11 @@ def test_a_guest_that_dies_in_the_middle(banger: Instance, tmp_path: Path) -> No
     coming = banger.start("vm", "cp", "dies:/srv/zeros", "-")  # which nobody reads yet
     going = begin_half(banger, "dies", tmp_path)
     until(lambda: pending(coming), timeout_s=60)
-    began = time.monotonic()
     banger.ok("vm", "kill", "dies")
     for process in (coming, going):
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=60)  # one that merely stands still is given up after 120 s
         assert process.returncode == 1, said
         assert said.startswith(b"banger: the connection to the guest broke before the copy ended\n"), said
-    assert time.monotonic() - began < 30
     banger.ok("vm", "delete", "dies")
 
 

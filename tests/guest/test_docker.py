@@ -22,7 +22,8 @@ from tests.guest.instance import SMALL, Instance
 from tests.guest.pagetyping import Page, type_page
 from tests.guest.typist import typist
 
-pytestmark = [require("busybox"), pytest.mark.guest]
+# a whole page typed, and Docker started twice, emulated
+pytestmark = [require("busybox"), pytest.mark.guest, pytest.mark.limit(1800)]
 
 CONFIG = 'root_disk = "guest-overlay"\n' + SMALL.replace("memory_mib = 256", "memory_mib = 640")
 STORES = ("/var/lib/docker", "/var/lib/containerd", "/var/lib/containers")

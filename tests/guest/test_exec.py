@@ -27,7 +27,7 @@ def test_dockers_own_list(banger: Instance, mycontainer: str) -> None:
         return banger.ok("vm", *line.split(), stdin=stdin).text
 
     assert docker("exec -d mycontainer touch /tmp/execWorks") == ""
-    until(lambda: "execWorks" in docker("exec mycontainer ls /tmp").split(), timeout_s=30)
+    until(lambda: "execWorks" in docker("exec mycontainer ls /tmp").split(), timeout_s=60)
     assert "42" in docker("exec -it mycontainer sh", b"echo $((6 * 7))\nexit\n")
     seen = docker("exec -e VAR_A=1 -e VAR_B=2 mycontainer env").splitlines()
     assert {"VAR_A=1", "VAR_B=2", "HOME=/root"} <= set(seen)

@@ -73,12 +73,12 @@ def test_two_guests_on_two_bridges(banger: Instance) -> None:
         assert {seen[tap] for tap in (tap_of(banger, "one"), tap_of(banger, "two"))} == {"br-fc", "br-fc-1"}
         for guest, other in (("one", "two"), ("two", "one")):
             for target in (BRIDGE_IP, f"{other}.vm"):
-                banger.ok("vm", "exec", guest, "--", "ping", "-nqc1", "-W5", target)
+                banger.ok("vm", "exec", guest, "--", "ping", "-nqc1", "-W30", target)
         assert json.loads(banger.ok("host", "audit", "--json").text) == []
     # the next daemon finds both, and the second bridge, with the others gone
     for name in ("one", "two"):
         assert banger.state(name) == "running"
-    banger.ok("vm", "exec", "two", "--", "ping", "-nqc1", "-W5", "one.vm")
+    banger.ok("vm", "exec", "two", "--", "ping", "-nqc1", "-W30", "one.vm")
     banger.ok("vm", "delete", "one", "two", "last")
     assert set(links(banger)) == {"lo"}
 
