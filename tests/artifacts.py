@@ -87,7 +87,7 @@ class Artifacts:
                 Path(target.state_dir, name),
                 copy_function=_link,
                 symlinks=True,
-                ignore=shutil.ignore_patterns(".lock-*", ".staging-*", ".build-*", ".old-*"),
+                ignore=shutil.ignore_patterns(".lock-*", ".staging-*", ".build-*", ".old-*", "*.tmp"),
             )
         return target
 
