@@ -13,6 +13,8 @@ from tests.guest.instance import Instance, until
 
 pytestmark = pytest.mark.guest
 
+SYSTEMDS_PATIENCE_S = 90
+"""What a shutdown takes at least that waits for somebody who does not end."""
 STUBBORN = "trap '' TERM HUP; echo begun; while :; do sleep 1; done"
 
 
@@ -49,7 +51,7 @@ def test_an_orderly_stop_ends_sessions_and_writes_it_down(banger: Instance, init
         assert record["exit_code"] in endings, record
     said = banger.ok("vm", "session", "logs", vm, "polite").text
     assert said == ("begun\ngood bye\n" if show("polite")["exit_code"] == 3 else "begun\n")
-    assert took < 60, "sessions hold no shutdown up"
+    assert took < SYSTEMDS_PATIENCE_S, "sessions hold no shutdown up"
     console = banger.ok("vm", "logs", vm).text
     assert "recover" not in console.rpartition("ending poweroff")[2], "the disks were left clean"
     banger.ok("vm", "delete", vm)
