@@ -32,10 +32,12 @@ from banger.daemon.compose import compose
 from banger.daemon.listener import StateLock
 from banger.errors import BangerError
 from banger.helper.validate import MONITOR_PROGRAMS
+from banger.model.deadlines import Deadlines
 from banger.model.records import VMRecord
 from banger.model.states import VMState
 from banger.system import run
 from banger.vm.service import VMService
+from tests import leaks
 from tests.crash.operations import BACK, BYSTANDER, NAME, OPERATIONS, RepairFailed
 
 MIB = 1 << 20
@@ -44,7 +46,22 @@ PROGRAMS = MONITOR_PROGRAMS | {
     os.path.basename(sys.executable),
 }
 """The fake is a Python script: that is the program its process runs."""
-DEADLINE_S = 60.0
+DEADLINE_S = 300.0
+PATIENT = Deadlines(
+    agent_s=300.0,
+    emulated_silence_s=300.0,
+    emulated_at_most_s=600.0,
+    agent_answer_s=120.0,
+    stop_silence_s=120.0,
+    stop_at_most_s=300.0,
+    kill_s=120.0,
+    killed_s=120.0,
+    cleanup_s=120.0,
+    keep_answer_s=60.0,
+    monitor_up_s=120.0,
+    monitor_call_s=120.0,
+)
+"""What is to come is waited for long: the fake is a Python program, and this machine may be busy."""
 STARTABLE = (VMState.CREATED, VMState.STOPPED, VMState.ERROR)
 OPEN = "open"
 """Armed: from before the services are opened, so that reconcile's own points count."""
@@ -152,9 +169,10 @@ def point_at_programs(hook: Hook) -> None:
 
 
 class Child:
-    def __init__(self, vms: VMService, hook: Hook, *, say: Say) -> None:
+    def __init__(self, vms: VMService, hook: Hook, *, home: Path, say: Say) -> None:
         self._vms = vms
         self._hook = hook
+        self._home = home
         self._say = say
 
     async def live(self, life: Life) -> None:
@@ -175,6 +193,7 @@ class Child:
 
     async def look(self, did: str, error: Exception | None = None) -> Look:
         vms = self._vms
+        leaks.wait_for_loops(self._home)
         look = Look(did=did, points=tuple(self._hook.passed), reached=self._hook.reached)
         if error is not None:
             look.error = error.brief if isinstance(error, BangerError) else f"{type(error).__name__}: {error}"
@@ -266,11 +285,11 @@ async def live(home: Path, firecracker: str, life: Life, *, say: Say) -> None:
     if life.programs:
         point_at_programs(hook)
     settings = settings_for(firecracker, pool=life.pool)
-    services = await compose(paths, settings, crash_point=hook, programs=PROGRAMS)
+    services = await compose(paths, settings, crash_point=hook, programs=PROGRAMS, deadlines=PATIENT)
     hook.disarm()
     try:
         assert isinstance(services.vms, VMService)
-        await Child(services.vms, hook, say=say).live(life)
+        await Child(services.vms, hook, home=home, say=say).live(life)
     finally:
         await services.close()
         lock.release()

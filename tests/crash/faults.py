@@ -1,7 +1,8 @@
 """A host with the fake monitor whose faults are told to it: for tests of monitors and guests that fail.
 
-Services are composed in this process, with deadlines that a test can wait for; bridges, taps, processes
-and files are real, in a network namespace of the test module's own.
+Services are composed in this process. Only the deadline that a fault is to run into is short (`plan`), so
+that a busy machine fails nothing else; bridges, taps, processes and files are real, in a network namespace
+of the test module's own.
 """
 
 from __future__ import annotations
@@ -26,25 +27,12 @@ from banger.vm.service import VMService
 from banger.vmm.protocol import MONITOR_LOG
 from tests import leaks
 from tests.artifacts import artifacts
-from tests.crash.driver import PROGRAMS, settings_for
+from tests.crash.driver import PATIENT, PROGRAMS, settings_for
 from tests.fakes.installed import Plan, install_fake_firecracker, set_plan
 
 CLONE_NEWNET = 0x40000000
 CALL_S = 1.5
-"""Of one API call that hangs; the others take milliseconds, more on a busy host."""
-SHORT = Deadlines(
-    agent_s=2.0,
-    emulated_silence_s=2.0,
-    emulated_at_most_s=5.0,
-    agent_answer_s=0.5,
-    stop_silence_s=2.0,
-    stop_at_most_s=6.0,
-    kill_s=5.0,
-    killed_s=5.0,
-    cleanup_s=15.0,
-    monitor_up_s=2.0,
-    monitor_call_s=CALL_S,
-)
+"""Of one API call that hangs; the others take milliseconds."""
 _CALL = re.compile(r'The API server received a (\w+) request on "([^"]+)"')
 
 
@@ -70,17 +58,21 @@ class FaultyHost:
         self.paths: Paths = artifacts().seed_home(self.home)
         self.firecracker = install_fake_firecracker(folder)
         asyncio.run(kvm_status())  # kept per process: no test waits for the probe
+        self._deadlines = msgspec.structs.replace(PATIENT)
 
-    def plan(self, **plan: object) -> None:
-        """What the next machine does; nothing bad without arguments."""
+    def plan(self, deadlines: Deadlines = PATIENT, /, **plan: object) -> None:
+        """What the next machine does, and how long whom is waited for from now on; without arguments nothing
+        bad, and for long."""
         set_plan(self.folder, Plan(plan))
+        for name in Deadlines.__struct_fields__:
+            msgspec.structs.force_setattr(self._deadlines, name, getattr(deadlines, name))
 
     @asynccontextmanager
-    async def services(self, deadlines: Deadlines = SHORT) -> AsyncIterator[VMService]:
+    async def services(self) -> AsyncIterator[VMService]:
         """A daemon's services; the background rounds do not call the monitor in between."""
         settings = msgspec.structs.replace(settings_for(self.firecracker), metrics_poll_interval_s=3600.0)
         paths = resolve_paths({"BANGER_HOME": str(self.home)})
-        made = await compose(paths, settings, programs=PROGRAMS, deadlines=deadlines)
+        made = await compose(paths, settings, programs=PROGRAMS, deadlines=self._deadlines)
         assert isinstance(made.vms, VMService)
         try:
             yield made.vms
@@ -98,7 +90,7 @@ class FaultyHost:
             "nft table ",
             f"socket {self.folder}/home/state/bangerd",
         )
-        ruleset = subprocess.run(["nft", "list", "ruleset"], capture_output=True, check=True, timeout=20)
+        ruleset = subprocess.run(["nft", "list", "ruleset"], capture_output=True, check=True, timeout=60)
         named = {f"nft {tap}" for tap in re.findall(r'"(tap-[a-z0-9-]+)"', ruleset.stdout.decode())}
         return sorted({line for line in found if not line.startswith(shared)} | named)
 

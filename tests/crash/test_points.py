@@ -24,7 +24,7 @@ from tests.crash.walk import STEPS, Host, Points, walk, walk_reconcile
 pytestmark = [
     pytest.mark.host,
     pytest.mark.slow,
-    pytest.mark.limit(900),
+    pytest.mark.limit(3000),
     capabilities.require("netns", "tun", "loop"),
 ]
 

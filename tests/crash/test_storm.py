@@ -30,7 +30,7 @@ from banger.model.states import VMState
 from banger.vm.service import VMService
 from tests import capabilities, leaks
 from tests.artifacts import artifacts
-from tests.crash.driver import MIB, PROGRAMS, settings_for
+from tests.crash.driver import MIB, PATIENT, PROGRAMS, settings_for
 from tests.fakes.installed import install_fake_firecracker
 
 pytestmark = [
@@ -143,7 +143,7 @@ async def aborted_at_most(start: asyncio.Task[VMRecord]) -> None:
 
 
 async def storm(paths: Paths, firecracker: str) -> Counter[str]:
-    services = await compose(paths, settings_for(firecracker), programs=PROGRAMS)
+    services = await compose(paths, settings_for(firecracker), programs=PROGRAMS, deadlines=PATIENT)
     try:
         vms = services.vms
         assert isinstance(vms, VMService)

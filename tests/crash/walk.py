@@ -83,7 +83,7 @@ def running_since(pid: int) -> int:
 
 def shown_link(name: str) -> str:
     argv = ["ip", "-json", "-details", "link", "show", "dev", name]
-    return subprocess.run(argv, capture_output=True, check=True, timeout=20, text=True).stdout
+    return subprocess.run(argv, capture_output=True, check=True, timeout=60, text=True).stdout
 
 
 class Host:
@@ -142,7 +142,7 @@ class Host:
         assert processes_below(self.home) == [self.bystander.pid], where
         assert loops_below(self.home) == [], where
         instance = instance_id(str(self.home / "state"))
-        shown = subprocess.run(["nft", "list", "ruleset"], capture_output=True, check=True, timeout=20)
+        shown = subprocess.run(["nft", "list", "ruleset"], capture_output=True, check=True, timeout=60)
         assert re.findall(r"^table (.*) {", shown.stdout.decode(), re.MULTILINE) == [
             " ".join(table) for table in ruleset.tables(instance)
         ], where

@@ -23,7 +23,7 @@ from banger.store.codec import time_text
 from banger.vm.service import VMService
 from tests.artifacts import artifacts
 from tests.capabilities import require
-from tests.crash.driver import PROGRAMS, settings_for
+from tests.crash.driver import PATIENT, PROGRAMS, settings_for
 from tests.fakes.installed import install_fake_firecracker
 
 pytestmark = [pytest.mark.host, pytest.mark.anyio, require("netns", "tun")]
@@ -39,7 +39,8 @@ async def vms(built: None, netns: None, tmp_path: Path) -> AsyncIterator[VMServi
         stats_poll_interval_s=0.0,
         metrics_poll_interval_s=0.0,
     )
-    services = await compose(resolve_paths({"BANGER_HOME": str(home)}), settings, programs=PROGRAMS)
+    paths = resolve_paths({"BANGER_HOME": str(home)})
+    services = await compose(paths, settings, programs=PROGRAMS, deadlines=PATIENT)
     assert isinstance(services.vms, VMService)
     try:
         yield services.vms
