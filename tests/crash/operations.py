@@ -38,6 +38,8 @@ BYSTANDER = "bystander"
 OLD_BRIDGE = "br-old"
 PORT = 18080
 WORK_FILE = "untracked.txt"
+GIT_ALONE = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null"}
+"""Settings of whoever runs the tests, such as signing commits, are not for git here."""
 
 Operation = Callable[[VMService], Awaitable[object]]
 
@@ -162,7 +164,10 @@ async def plant(vms: VMService) -> None:
 
 
 def _command(*argv: str, stdin: str = "") -> str:
-    done = subprocess.run(argv, check=True, timeout=30, capture_output=True, text=True, input=stdin)
+    environment = {**os.environ, **GIT_ALONE}
+    done = subprocess.run(
+        argv, check=True, timeout=60, capture_output=True, text=True, input=stdin, env=environment
+    )
     return done.stdout
 
 

@@ -19,14 +19,14 @@ import pytest
 from banger.vm.steps import Act
 from tests import capabilities
 from tests.crash.driver import How, Life, Look, fork_life, occurrences
-from tests.crash.operations import NAME, WORK_FILE
+from tests.crash.operations import GIT_ALONE, NAME, WORK_FILE
 from tests.crash.test_points import CLONE_NEWNET, KEEPING_ALONE
 from tests.crash.walk import Host
 
 pytestmark = [
     pytest.mark.host,
     pytest.mark.slow,
-    pytest.mark.limit(600),
+    pytest.mark.limit(1800),
     capabilities.require("netns", "tun"),
 ]
 
@@ -72,7 +72,9 @@ def shown(folder: Path, what: str) -> str:
     argv = ["git", "-C", str(folder / "repo.git"), "show", "-s", "--format=%s", what]
     if ":" in what:
         argv = ["git", "-C", str(folder / "repo.git"), "show", what]
-    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+    environment = {**os.environ, **GIT_ALONE}
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60, env=environment)
+    return done.stdout.strip()
 
 
 def check_kept(host: Host) -> None:
@@ -80,7 +82,7 @@ def check_kept(host: Host) -> None:
     assert shown(folder, "refs/work/heads/main") == "done in the guest"
     assert shown(folder, f"refs/work/worktree:{WORK_FILE}") == "work"
     checked = ["git", "-C", str(folder / "repo.git"), "fsck", "--strict", "--no-dangling"]
-    subprocess.run(checked, check=True, capture_output=True, timeout=60)
+    subprocess.run(checked, check=True, capture_output=True, timeout=60, env={**os.environ, **GIT_ALONE})
 
 
 def chosen(points: list[tuple[str, int]]) -> list[tuple[str, int]]:
