@@ -63,10 +63,10 @@ class Instance:
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {
-            k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TERM", lockorder.VARIABLE)
-        }
-        return {**kept, "BANGER_HOME": str(self.home), "PYTHONDONTWRITEBYTECODE": "1"}
+        """Words and terminal are the same whoever runs the tests, and from wherever."""
+        kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", lockorder.VARIABLE)}
+        fixed = {"LANG": "C.UTF-8", "TERM": "xterm", "PYTHONDONTWRITEBYTECODE": "1"}
+        return {**kept, **fixed, "BANGER_HOME": str(self.home)}
 
     def argv(self, *words: str) -> list[str]:
         return ["ip", "netns", "exec", self.netns, *words]
