@@ -26,10 +26,10 @@ def boot_id(banger: Instance, name: str) -> str:
 
 
 def await_systemd(banger: Instance, name: str) -> None:
-    """The agent answers before the image's init has finished; these tests ask init itself."""
-    banger.ok(
-        "vm", "exec", name, "--", "sh", "-c", "until systemctl is-system-running --wait; do sleep 0.2; done"
-    )
+    """The agent answers before the image's init has finished; these tests ask init itself. Whether it was
+    content with all of its units, which a slow host can keep waiting too long, is not what they ask."""
+    booted = "until systemctl is-system-running --wait | grep -qE 'running|degraded'; do sleep 0.2; done"
+    banger.ok("vm", "exec", name, "--", "sh", "-c", booted, timeout_s=600)
 
 
 def test_stop_goes_through_init_and_start_finds_what_was_written(banger: Instance) -> None:
@@ -73,7 +73,7 @@ def test_poweroff_inside_ends_stopped_and_reboot_comes_back(banger: Instance) ->
         again = banger.banger("vm", "exec", "inside", "--", "cat", "/proc/sys/kernel/random/boot_id")
         return "yes" if again.status == 0 and again.text.strip() not in ("", before) else ""
 
-    until(came_back, timeout_s=300)
+    until(came_back, timeout_s=600)
     await_systemd(banger, "inside")
     banger.banger("vm", "exec", "inside", "--", "systemctl", "poweroff")
     assert banger.until_state("inside", "stopped", "error") == "stopped"
