@@ -171,7 +171,7 @@ def test_through_the_daemon_a_killed_one_is_replaced_and_no_line_is_lost(
         lines += [child.stdout.readline() for _ in range(4)]
         child.terminate()
         lines += child.stdout.read().splitlines()
-        assert child.wait(30) == 128 + signal.SIGTERM
+        assert child.wait(60) == 128 + signal.SIGTERM
     assert [line.decode().strip() for line in lines] == numbered(len(lines))
     banger.ok("vm", "session", "rm", "-f", guest, "carried")
 
@@ -180,7 +180,7 @@ def test_a_vm_that_is_killed_says_so_of_its_sessions(banger: Instance, guest: st
     banger.ok(
         "vm", "session", "start", guest, "--name", "cut", "--", "sh", "-c", "echo begun; exec sleep 600"
     )
-    until(lambda: banger.ok("vm", "session", "logs", guest, "cut").text == "begun\n", timeout_s=30)
+    until(lambda: banger.ok("vm", "session", "logs", guest, "cut").text == "begun\n", timeout_s=60)
     banger.ok("vm", "exec", guest, "--", "sync")
     banger.ok("vm", "kill", "--signal", "KILL", guest)
     banger.ok("vm", "start", guest)

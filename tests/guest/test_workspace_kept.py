@@ -17,16 +17,12 @@ from typing import Any
 import pytest
 
 from banger.daemon.main import READY_LINE
+from tests.fakes.keptwork import git
 from tests.guest.instance import Instance, until
 
 pytestmark = [pytest.mark.guest, pytest.mark.limit(600)]
 
 NAME = "worker"
-
-
-def git(folder: Path, *words: str) -> str:
-    argv = ["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@example.org", *words]
-    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +69,7 @@ def kept(banger: Instance, name: str) -> dict[str, Any]:
 
 def pulled(banger: Instance, name: str, repository: Path, file: str) -> str:
     banger.ok("workspace", "pull", name)
-    return git(repository, "show", f"refs/banger/{name}/worktree:{file}").strip()
+    return git(repository, "show", f"refs/banger/{name}/worktree:{file}")
 
 
 def said(name: str) -> str:
