@@ -27,10 +27,12 @@ class Deadlines(msgspec.Struct, frozen=True, kw_only=True):
     cleanup_s: float = 30.0
     keep_answer_s: float = 10.0
     """The agent answers at all, before a guest is asked for its work: one that hangs is not waited for."""
-    keep_live_s: float = 120.0
-    """The guest's part in keeping its work, on a stop or delete that somebody waits for."""
-    keep_disk_s: float = 600.0
-    """The same from the disk of a VM that does not run: nothing waits for a guest there."""
+    keep_silence_s: float = 120.0
+    """A guest's part in keeping its work: so long without its machine using CPU."""
+    keep_at_most_s: float = 600.0
+    """… and in all; also from the disk of a VM that does not run."""
+    keep_look_s: float = 1.0
+    """How often it is looked at."""
     monitor_up_s: float = 5.0
     """From the monitor's start to its answering API; normally 3 to 20 ms."""
     monitor_call_s: float = 5.0

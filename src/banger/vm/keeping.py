@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Protocol
 
 from banger.errors import BangerError
@@ -24,9 +25,12 @@ from banger.model.ids import is_vm_id
 from banger.model.progress import Progress, ProgressEvent, no_progress
 from banger.model.records import VMRecord, Workspace
 from banger.model.work import Work
+from banger.system.process import read_pid_file
 from banger.vm.errors import KeepFailed, NoWorkspace, describe_cause
 from banger.vm.planner import Finding, Fix
+from banger.vm.progresswatch import ProgressWatch
 from banger.vm.steps import Act, CrashPoint, no_crash
+from banger.vmm.protocol import CONSOLE_LOG, MONITOR_ROLE
 from banger.workspace.errors import WorkNotKept
 
 log = logging.getLogger(__name__)
@@ -110,7 +114,7 @@ class Keeping:
             ask,
             progress,
             act=Act.KEEP_LIVE,
-            limit_s=self._deadlines.keep_live_s,
+            watch=self._watch(record.runtime.vm_dir),
         )
         self._seen[record.id] = seen
         return work
@@ -122,7 +126,7 @@ class Keeping:
             lambda: self._workspaces.keep_disk(record, ignored=ignored, progress=progress),
             progress,
             act=Act.KEEP_DISK,
-            limit_s=self._deadlines.keep_disk_s,
+            watch=self._watch(),
         )
 
     def is_due(self, record: VMRecord) -> bool:
@@ -213,25 +217,21 @@ class Keeping:
     async def _keep(
         self,
         record: VMRecord,
-        work: Callable[[], Awaitable[Work]],
+        work: Callable[[], Coroutine[object, object, Work]],
         progress: Progress,
         *,
         act: Act,
-        limit_s: float,
+        watch: ProgressWatch,
     ) -> Work:
         if record.workspace is None:
             raise NoWorkspace(record.name)
         progress(ProgressEvent(step="keep", message=f"keeping the work in {record.name}"))
-        began, limit = time.monotonic(), asyncio.timeout(limit_s)
+        began = time.monotonic()
         try:
             self._crash_point(f"{act}:before")
-            async with limit:
-                kept = await work()
+            kept = await self._watched(work(), watch)
             self._crash_point(f"{act}:after")
         except Exception as error:
-            if isinstance(error, TimeoutError) and limit.expired():
-                cause = TimeoutError(f"not done after {limit_s:g} s")
-                raise KeepFailed(record.name, causes=[cause]) from error
             if not isinstance(error, (BangerError, OSError)):
                 log.exception("keeping the work in %s", record.name)
             raise KeepFailed(record.name, causes=[error]) from error
@@ -240,6 +240,29 @@ class Keeping:
         for note in kept.notes:
             log.info("%s: %s", record.name, note)
         return kept
+
+    def _watch(self, vm_dir: str = "") -> ProgressWatch:
+        """vm_dir: of a guest that runs, which has to show life; "" where the host alone works."""
+        limits = self._deadlines
+        return ProgressWatch(
+            read_pid_file(f"{vm_dir}/{MONITOR_ROLE}.pid", role=MONITOR_ROLE) if vm_dir else None,
+            f"{vm_dir}/{CONSOLE_LOG}",
+            silence_s=limits.keep_silence_s if vm_dir else math.inf,
+            cpu_s=limits.keep_at_most_s,
+            at_most_s=limits.keep_at_most_s,
+        )
+
+    async def _watched(self, work: Coroutine[object, object, Work], watch: ProgressWatch) -> Work:
+        """Raises TimeoutError once the watch has no hope, and what work raises."""
+        task = asyncio.create_task(work, name="keep work")
+        try:
+            while not (await asyncio.wait([task], timeout=self._deadlines.keep_look_s))[0]:
+                if why := watch.overdue():
+                    raise TimeoutError(why)
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _sync(self, record: VMRecord) -> None:
         """What the guest has written reaches its disk, if it does that within the agent's time."""

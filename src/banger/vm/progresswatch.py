@@ -20,10 +20,16 @@ class ProgressWatch:
     """Ask `overdue()` now and then. Host facts only: no guest can stretch it for ever."""
 
     def __init__(
-        self, monitor: ProcessIdentity, console_path: str, *, silence_s: float, cpu_s: float, at_most_s: float
+        self,
+        monitor: ProcessIdentity | None,
+        console_path: str,
+        *,
+        silence_s: float,
+        cpu_s: float,
+        at_most_s: float,
     ) -> None:
-        """silence_s: wall seconds without output and CPU use; cpu_s: CPU seconds since the last output;
-        at_most_s: wall seconds in all."""
+        """monitor: None where no machine is watched; silence_s: wall seconds without output and CPU use;
+        cpu_s: CPU seconds since the last output; at_most_s: wall seconds in all."""
         self._monitor = monitor
         self._console_path = console_path
         self._silence_s = silence_s
@@ -43,15 +49,17 @@ class ProgressWatch:
             self._last_progress = now
         self._cpu, self._last_asked = cpu, now
         if now - self._last_progress > self._silence_s:
-            return f"no sign of life for {self._silence_s:.0f} s"
+            return f"no sign of life for {self._silence_s:g} s"
         if cpu - self._cpu_at_output > self._cpu_s:
-            return f"{self._cpu_s:.0f} s of CPU time without a word on the console"
+            return f"{self._cpu_s:g} s of CPU time without a word on the console"
         if now - self._began > self._at_most_s:
-            return f"not done after {self._at_most_s:.0f} s"
+            return f"not done after {self._at_most_s:g} s"
         return ""
 
     def _read_cpu(self) -> float:
-        stat = read_stat(self._monitor.pid) if is_same(self._monitor) else None
+        if self._monitor is None or not is_same(self._monitor):
+            return 0.0
+        stat = read_stat(self._monitor.pid)
         return stat.cpu_ticks / TICKS_PER_S if stat else 0.0
 
     def _read_output(self) -> int:

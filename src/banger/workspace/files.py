@@ -25,6 +25,13 @@ _NO_ROOM = (
     "index.lock",
 )
 """Words of git's (LC_ALL=C) when the repository cannot be written, not when a file cannot be read."""
+_LARGE_AS_THEY_ARE = {
+    "GIT_CONFIG_COUNT": "1",
+    "GIT_CONFIG_KEY_0": "pack.compression",
+    "GIT_CONFIG_VALUE_0": "0",
+}
+"""Files that git streams (core.bigFileThreshold) it packs at once: for an emulated guest, compressing them is
+most of the work of a keep. Others are compressed as ever."""
 _GITLINK = b"160000"
 _EMPTY_TREES = {
     40: "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
@@ -109,7 +116,8 @@ class _Index:
         self.path = path
 
     async def git(self, *argv: str, stdin: bytes | None = None) -> GitResult:
-        return await self.repository.git(*argv, stdin=stdin, env={"GIT_INDEX_FILE": self.path}, most=LISTING)
+        env = {"GIT_INDEX_FILE": self.path, **_LARGE_AS_THEY_ARE}
+        return await self.repository.git(*argv, stdin=stdin, env=env, most=LISTING)
 
     async def run(self, *argv: str, stdin: bytes | None = None) -> GitResult:
         ended = await self.git(*argv, stdin=stdin)

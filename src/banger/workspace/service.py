@@ -463,4 +463,5 @@ def _log_fallback(record: VMRecord, error: BangerError) -> None:
     if isinstance(error, GitMissing):
         log.debug("%s has no git: its files are copied", record.name)
     else:
-        log.info("git in %s does not do, its files are copied: %s", record.name, error.brief)
+        why = ": ".join(filter(None, (error.brief, error.details)))
+        log.info("git in %s does not do, its files are copied: %s", record.name, why)

@@ -37,6 +37,7 @@ from banger.vm.planner import Fix
 from banger.vm.service import VMService
 from banger.vm.services import Services
 from banger.vm.subject import Subject
+from banger.vmm.protocol import CONSOLE_LOG
 from banger.workspace.errors import WorkNotKept
 from tests.fakes.workspaces import FakeWorkspaces
 from tests.unit.vm.test_service import IMAGE, Disks, Images, Network, no_monitor
@@ -130,6 +131,14 @@ class Host:
         self.works.calls.clear()
         return record
 
+    def hurry(self, *, at_most_s: float) -> None:
+        """No keep may be silent, or take long, from now on."""
+        deadlines = Deadlines(
+            keep_silence_s=0.2, keep_at_most_s=at_most_s, keep_look_s=0.05, agent_answer_s=0.05
+        )
+        self.services = msgspec.structs.replace(self.services, deadlines=deadlines)
+        self.vms = VMService(self.services)
+
     def folder(self, record: VMRecord) -> bool:
         return os.path.exists(record.runtime.work_disk_path)
 
@@ -163,7 +172,7 @@ async def host(anyio_backend: str, paths: Paths, monkeypatch: pytest.MonkeyPatch
         find_monitor_of=no_monitor,
         capabilities=(),
         workspaces=works,
-        deadlines=Deadlines(keep_live_s=0.2, keep_disk_s=0.2, agent_answer_s=0.05),
+        deadlines=Deadlines(agent_answer_s=0.05),
     )
     yield Host(services, works, machines)
     await database.close()
@@ -210,11 +219,28 @@ async def test_a_stop_whose_work_cannot_be_kept_stops_and_warns(host: Host) -> N
 
 
 async def test_a_guest_that_never_answers_holds_a_stop_no_longer_than_its_deadline(host: Host) -> None:
+    host.hurry(at_most_s=0.5)
     record = await host.vm(alive=True)
     host.works.hold = asyncio.Event()
     await host.vms.stop(record.id, host.progress)
     assert host.works.calls == ["live box", "stop box", "disk box"]
-    assert "not done after 0.2 s" in host.said[-1]
+    assert "not done after 0.5 s" in host.said[-1]
+
+
+async def test_a_guest_that_shows_life_is_waited_for(host: Host) -> None:
+    host.hurry(at_most_s=60)
+    record = await host.vm(alive=True)
+    host.works.hold = done = asyncio.Event()
+
+    async def work() -> None:
+        with open(f"{record.runtime.vm_dir}/{CONSOLE_LOG}", "ab", buffering=0) as console:
+            for _ in range(60):
+                console.write(b".")
+                await asyncio.sleep(0.01)
+        done.set()
+
+    await asyncio.gather(host.vms.stop(record.id, host.progress), work())
+    assert host.works.calls == ["live box", "stop box"]
 
 
 async def test_a_timeout_inside_a_keep_is_not_taken_for_its_deadline(host: Host) -> None:
@@ -379,7 +405,7 @@ async def test_a_delete_that_is_cancelled_while_it_keeps_leaves_all_as_it_was(ho
 
 async def aborted(host: Host, task: asyncio.Task[VMRecord], by: Callable[[], Awaitable[object]]) -> str:
     """How the first ends when the second comes in the middle of its keep."""
-    await asyncio.wait_for(host.works.keeping.wait(), 5)
+    await asyncio.wait_for(host.works.keeping.wait(), 50)
     await by()
     with pytest.raises(BangerError) as caught:
         await task
@@ -391,7 +417,7 @@ async def test_a_delete_ends_a_stop_that_keeps(host: Host) -> None:
     record = await host.vm(alive=True)
     host.works.hold = asyncio.Event()
     stopping = asyncio.create_task(host.vms.stop(record.id, no_progress))
-    await asyncio.wait_for(host.works.keeping.wait(), 5)
+    await asyncio.wait_for(host.works.keeping.wait(), 50)
     deleting = asyncio.create_task(host.vms.delete(record.id, no_progress))
     host.works.hold.set()
     with pytest.raises(BangerError, match="box: aborted by delete"):
@@ -477,7 +503,7 @@ async def test_the_round_gives_way_to_whoever_wants_the_vm(host: Host, what: str
         "set_workspace": lambda: host.vms.set_workspace(record.id, WORKSPACE),
     }
     wanted = asyncio.ensure_future(others[what]())
-    assert await asyncio.wait_for(background, 5) is False
+    assert await asyncio.wait_for(background, 50) is False
     host.works.hold.set()
     await wanted
 

@@ -71,6 +71,17 @@ async def test_commits_and_files(guest: Guest, kept: Kept) -> None:
     kept.whole()
 
 
+async def test_a_large_file_is_not_compressed_where_it_is(guest: Guest, kept: Kept) -> None:
+    size = 17 << 20  # git streams what has more than 16 MiB
+    guest.git("config", "pack.compression", "9")
+    (guest.folder / "large").write_bytes(b"\0" * size)
+    await kept.keep(guest.live(), guest.brought)
+    packs = [path.stat().st_size for path in (guest.folder / ".git/objects/pack").glob("*.pack")]
+    assert len(packs) == 1
+    assert packs[0] >= size
+    assert kept.git("cat-file", "-s", "refs/work/worktree:large") == str(size)
+
+
 async def test_again_the_same_is_nothing_new(guest: Guest, kept: Kept, tmp_path: Path) -> None:
     guest.commit("more", a="more\n")
     guest.write("new", "untracked\n")
