@@ -28,8 +28,8 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("banger")
-"""How long an example takes says how busy the host is; what hangs has the test's limit. The rest is as it was:
-hypothesis itself draws the same examples each time where `CI` is set."""
+"""How long an example takes says how busy the host is; what hangs has the test's limit. The rest is as it
+was: hypothesis itself draws the same examples each time where `CI` is set."""
 
 
 def pytest_configure() -> None:
