@@ -22,7 +22,8 @@ from tests.lab.image import lab_image, make_disk
 pytestmark = [pytest.mark.slow, pytest.mark.anyio, require("root", "qemu", "mmdebstrap")]
 
 HOST_TESTS = tuple(f"tests/host/test_{name}.py" for name in ("dm", "links", "loops", "network", "process"))
-RUN_TIMEOUT_S = 1200.0
+SETUP_TIMEOUT_S = 300.0
+RUN_TIMEOUT_S = 3600.0
 SETUP = f"for name in {MODULES}; do modprobe $name; done; ip link set lo up; mkdir -p /tmp"
 """The agent is init there: nobody else has done this."""
 RUN = """
@@ -34,7 +35,7 @@ python3 -m pytest -p no:cacheprovider --durations=8 --tb=short -q tests/lab/insi
 """
 
 
-@pytest.mark.limit(2100)
+@pytest.mark.limit(4800)
 async def test_what_needs_a_device_mapper_runs_in_the_lab(tmp_path: Path) -> None:
     base = artifacts()
     image = await asyncio.to_thread(lab_image, base)
@@ -44,7 +45,7 @@ async def test_what_needs_a_device_mapper_runs_in_the_lab(tmp_path: Path) -> Non
     await asyncio.to_thread(make_disk, disk, base, extra=extra)
     try:
         async with lab_host(tmp_path / "lab", base, image=image, disk=disk) as lab:
-            status, said = await lab.run(SETUP, timeout_s=60)
+            status, said = await lab.run(SETUP, timeout_s=SETUP_TIMEOUT_S)
             assert status == 0, said
             script = RUN.format(host_tests=" ".join(HOST_TESTS))
             status, said = await lab.run(script, timeout_s=RUN_TIMEOUT_S)

@@ -29,6 +29,7 @@ from banger.daemon.compose import compose
 from banger.guest.agent import AgentClient
 from banger.guest.stream import Exited, Stdout
 from banger.helper.validate import MONITOR_PROGRAMS
+from banger.model.deadlines import Deadlines
 from banger.model.progress import no_progress
 from banger.vm.service import VMService
 from tests.lab.inside.crashes import CrashPoints, Point, watch_block_devices
@@ -41,6 +42,10 @@ PROGRAMS = MONITOR_PROGRAMS | {
 }
 """The fake Firecracker is a Python script: that is the program its process runs."""
 REPLY_TIMEOUT_S = 240.0
+PATIENT = Deadlines(
+    agent_s=200.0, kill_s=120.0, killed_s=120.0, cleanup_s=120.0, monitor_up_s=120.0, monitor_call_s=120.0
+)
+"""The fake is a Python program: where nothing else is done it takes a second to start in the lab."""
 
 
 def settings_for(firecracker: str) -> Settings:
@@ -126,6 +131,7 @@ async def _live(control: socket.socket, home: Path, firecracker: str) -> None:
         settings_for(firecracker),
         crash_point=crash,
         programs=PROGRAMS,
+        deadlines=PATIENT,
     )
     vms = services.vms
     assert isinstance(vms, VMService)
