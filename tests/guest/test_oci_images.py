@@ -127,7 +127,7 @@ def test_commands_get_the_images_env_and_workdir(banger: Instance, one: str) -> 
     ).text
     assert said == "red\n/bin\n"
     banger.ok("vm", "session", "start", one, "--name", "s", "--", "sh", "-c", "echo $COLOUR; pwd")
-    until(lambda: banger.ok("vm", "session", "logs", one, "s").text == "dark blue\n/srv/app\n", timeout_s=20)
+    until(lambda: banger.ok("vm", "session", "logs", one, "s").text == "dark blue\n/srv/app\n", timeout_s=60)
     assert banger.ok("vm", "shell", one, stdin=b"echo $SHELL; pwd\n").text == "/bin/sh\n/srv/app\n"
 
 

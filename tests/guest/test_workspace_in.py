@@ -72,6 +72,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Repo:
     """A small one that may change."""
     top = tmp_path_factory.mktemp("plain")
     made = Repo(top / "plain", top / "home-of-ann")
+    made.path.chmod(0o755)  # whatever umask the tests are run with
     made.write("README", "plain\n")
     made.commit("first")
     return made
@@ -253,14 +254,22 @@ def test_run_path_exits_as_the_command_and_goes_with_rm(banger: Instance, plain:
     assert [vm["id"] for vm in banger.vms()] == before
 
 
-def test_a_folder_that_was_not_bangers_is_put_aside(banger: Instance, plain: Repo, tmp_path: Path) -> None:
-    """In a guest without git, mv or rm: of busybox's commands there are few."""
+@pytest.fixture(scope="module")
+def bare(banger: Instance, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image without git, mv or rm: of busybox's commands there are few."""
     demand("umoci", "busybox")
-    base = busybox_tree(tmp_path / "base")
-    make_layout(tmp_path / "layout", "bare", [base], {})
-    archive = shutil.make_archive(str(tmp_path / "bare"), "tar", tmp_path / "layout")
+    folder = tmp_path_factory.mktemp("bare")
+    base = busybox_tree(folder / "base")
+    make_layout(folder / "layout", "bare", [base], {})
+    archive = shutil.make_archive(str(folder / "bare"), "tar", folder / "layout")
     banger.ok("image", "pull", "--file", archive, "--name", "bare")
-    done = banger.ok("vm", "run", "--image", "bare", "--name", "bare", str(plain.path), "--", "pwd")
+    return "bare"
+
+
+def test_a_folder_that_was_not_bangers_is_put_aside(
+    banger: Instance, bare: str, plain: Repo, tmp_path: Path
+) -> None:
+    done = banger.ok("vm", "run", "--image", bare, "--name", "bare", str(plain.path), "--", "pwd")
     assert done.text == "/root/repo\n"
     assert banger.ok("vm", "exec", "bare", "--", "cat", "README", ".git/HEAD").text == (
         f"{(plain.path / 'README').read_text()}ref: refs/heads/main\n"
@@ -270,7 +279,7 @@ def test_a_folder_that_was_not_bangers_is_put_aside(banger: Instance, plain: Rep
     assert "banger-cp" not in banger.ok("vm", "exec", "bare", "--", "ls", "-A", "/root").text
     banger.ok("vm", "delete", "bare")
     # a folder that nobody brought
-    banger.ok("vm", "run", "--image", "bare", "--name", "bare", "-d")
+    banger.ok("vm", "run", "--image", bare, "--name", "bare", "-d")
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "note").write_text("mine")
     banger.ok("vm", "cp", str(tmp_path / "own"), "bare:/root/repo")
@@ -282,12 +291,11 @@ def test_a_folder_that_was_not_bangers_is_put_aside(banger: Instance, plain: Rep
     banger.ok("vm", "delete", "bare")
 
 
-def test_one_that_does_not_fit_leaves_the_vm_without_it(banger: Instance, tmp_path: Path) -> None:
-    """The image is the test's before."""
+def test_one_that_does_not_fit_leaves_the_vm_without_it(banger: Instance, bare: str, tmp_path: Path) -> None:
     big = Repo(tmp_path / "big", tmp_path / "home-of-ann")
     big.write("zeros", bytes(80 << 20))
     big.commit()
-    small = ("--image", "bare", "--disk-size", "64M", str(big.path))
+    small = ("--image", bare, "--disk-size", "64M", str(big.path))
     failed = banger.banger("vm", "run", "--name", "small", "-d", *small)
     assert failed.status == 1
     assert "the repository could not be brought into small: in the guest: " in failed.stderr
