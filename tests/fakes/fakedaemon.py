@@ -34,7 +34,7 @@ def main() -> int:
     banger.__version__ = os.environ.get("BANGER_TEST_VERSION", banger.__version__)
     paths = resolve_paths()
     world = FakeWorld(paths)
-    world.vms.slow_s = float(os.environ.get("BANGER_TEST_BOOT_S", "0"))
+    world.vms.boot_s = float(os.environ.get("BANGER_TEST_BOOT_S", "0"))
     world.vms.deaf = {os.environ.get("BANGER_TEST_DEAF", "")}
     world.vms.stubborn = {"tap-fc-stuck"}
     findings = os.environ.get("BANGER_TEST_FINDINGS", "[]")

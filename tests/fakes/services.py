@@ -66,7 +66,7 @@ class FakeVMs:
         self.calls: list[str] = []
         self.hold: asyncio.Event | None = None
         self.fail: Exception | None = None
-        self.slow_s = 0.0
+        self.boot_s = 0.0
         self.cancelled = 0
         self.findings: list[Finding] = []
         self.stubborn: set[str] = set()
@@ -132,7 +132,7 @@ class FakeVMs:
         try:
             if self.hold is not None:
                 await self.hold.wait()
-            await asyncio.sleep(self.slow_s)
+            await asyncio.sleep(self.boot_s)
             if self.fail is not None:
                 failure, self.fail = self.fail, None
                 raise failure
@@ -149,7 +149,6 @@ class FakeVMs:
     async def stop(self, vm_id: str, progress: Progress) -> VMRecord:
         self.calls.append(f"stop {self.records[vm_id].name}")
         progress(ProgressEvent(step="shutdown", message="asking the guest to shut down"))
-        await asyncio.sleep(self.slow_s)
         self.on_gone(self.records[vm_id])
         return self._become(vm_id, VMState.STOPPED)
 
@@ -166,7 +165,6 @@ class FakeVMs:
     async def delete(self, vm_id: str, progress: Progress, *, discard_work: bool = False) -> VMRecord:
         record = self.records[vm_id]
         self.calls.append(f"delete {record.name}" + (" --discard-work" if discard_work else ""))
-        await asyncio.sleep(self.slow_s)
         if record.workspace is not None and not discard_work:
             await self.keep(vm_id, progress)
             message = f"work of {record.name} is kept: banger workspace pull {record.name}"

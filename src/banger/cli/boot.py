@@ -32,21 +32,32 @@ class Interrupted(Exception):
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
+    for one in ENDING:
+        signal.signal(one, _impatient)
     raise Interrupted(number)
+
+
+def _impatient(_number: int, _frame: FrameType | None) -> None:
+    """More of them change nothing, neither what is still to be undone nor the exit status."""
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Signals that end a command raise Interrupted in here."""
+    """Signals that end a command raise Interrupted in here: the first, and from then on the command ends."""
     before = {number: signal.getsignal(number) for number in ENDING}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+    interrupted = False
     try:
         yield
+    except Interrupted:
+        interrupted = True
+        raise
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if not interrupted:
+                signal.signal(number, handler)
 
 
 @contextmanager

@@ -147,7 +147,7 @@ def test_signals_go_to_the_command(banger: Instance, vm: str) -> None:
         assert child.stdout.readline() == b"ready\n"
         child.send_signal(signal.SIGTERM)
         assert child.stdout.readline() == b"got\n"
-        assert child.wait(20) == 9
+        assert child.wait(60) == 9
 
 
 def test_command_ended_by_a_signal_is_128_and_it(banger: Instance, vm: str) -> None:
@@ -155,7 +155,7 @@ def test_command_ended_by_a_signal_is_128_and_it(banger: Instance, vm: str) -> N
         assert child.stdout is not None
         child.stdout.readline()
         child.send_signal(signal.SIGINT)
-        assert child.wait(20) == 130
+        assert child.wait(60) == 130
 
 
 def test_reader_that_goes_away_ends_it(banger: Instance, vm: str) -> None:
@@ -163,7 +163,7 @@ def test_reader_that_goes_away_ends_it(banger: Instance, vm: str) -> None:
         assert child.stdout is not None
         child.stdout.read(10)
         child.stdout.close()
-        assert child.wait(20) == 141
+        assert child.wait(60) == 141
 
 
 def test_agent_through_the_daemon_where_the_socket_may_not_be_opened(banger: Instance, vm: str) -> None:
@@ -247,10 +247,10 @@ def test_bare_run_on_a_terminal_is_a_shell(banger: Instance) -> None:
 def test_signal_during_boot_leaves_nothing(slow: Instance, number: signal.Signals) -> None:
     with slow.popen("vm", "run", "--", "true") as child:
         eventually(lambda: bool(slow.ids()))
-        child.send_signal(number)
-        time.sleep(0.2)
-        child.send_signal(number)  # the impatient change nothing
-        assert child.wait(30) == 128 + number
+        while child.poll() is None:  # the impatient change nothing, whenever they come
+            child.send_signal(number)
+            time.sleep(0.002)
+        assert child.returncode == 128 + number
         assert not slow.ids()
 
 
@@ -258,7 +258,7 @@ def test_killed_cli_leaves_nothing_of_a_boot(slow: Instance) -> None:
     with slow.popen("vm", "run", "--rm", "--", "true") as child:
         eventually(lambda: bool(slow.ids()))
         child.kill()
-    eventually(lambda: not slow.ids(), 15)
+    eventually(lambda: not slow.ids())
 
 
 def test_killed_cli_leaves_nothing_of_a_running_vm(banger: Instance) -> None:
@@ -268,7 +268,7 @@ def test_killed_cli_leaves_nothing_of_a_running_vm(banger: Instance) -> None:
         assert child.stdout is not None
         child.stdout.readline()
         child.kill()
-    eventually(lambda: b"doomed" not in banger("vm", "list").stdout, 10)
+    eventually(lambda: b"doomed" not in banger("vm", "list").stdout)
 
 
 def test_restarted_daemon_gets_the_lease_back(fresh: Instance) -> None:
@@ -280,4 +280,4 @@ def test_restarted_daemon_gets_the_lease_back(fresh: Instance) -> None:
         pid = fresh.daemon_pid()
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        assert child.wait(30) == 6
+        assert child.wait(60) == 6
