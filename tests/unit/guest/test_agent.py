@@ -47,7 +47,7 @@ async def guest(folder: Path, script: Script) -> AsyncIterator[AgentClient]:
             writer.close()
 
     server = await asyncio.start_unix_server(serve, folder / "v.sock")
-    client = AgentClient(str(folder), timeout_s=2)
+    client = AgentClient(str(folder), timeout_s=60)
     try:
         yield client
     finally:
@@ -170,7 +170,7 @@ async def test_stdin_keeps_to_the_window(tmp_path: Path) -> None:
         return sum(len(frame.payload) for frame in frames if frame.type == wire.FRAME_STDIN)
 
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(60),
         guest(tmp_path, script) as client,
         await client.exec(["cat"], stdin=True) as stream,
         asyncio.TaskGroup() as group,

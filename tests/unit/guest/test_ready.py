@@ -39,12 +39,12 @@ async def listener(tmp_path: Path) -> AsyncIterator[ReadyListener]:
 
 async def call(folder: Path, data: bytes) -> bytes:
     """What comes back before the listener closes."""
-    connected = await unix.connect_async(f"{folder}/v.sock_1025", timeout_s=5)
+    connected = await unix.connect_async(f"{folder}/v.sock_1025", timeout_s=60)
     reader, writer = await asyncio.open_unix_connection(sock=connected)
     try:
         writer.write(data)
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 return await reader.read(5)
         except ConnectionResetError:
             return b""
@@ -95,11 +95,15 @@ async def test_silent_callers_are_let_go(
 ) -> None:
     monkeypatch.setattr(ready, "CALL_TIMEOUT_S", 0.2)
     silent = [
-        await unix.connect_async(f"{tmp_path}/v.sock_1025", timeout_s=5) for _ in range(3 * ready.MAX_CALLS)
+        await unix.connect_async(f"{tmp_path}/v.sock_1025", timeout_s=60) for _ in range(3 * ready.MAX_CALLS)
     ]
-    assert await call(tmp_path, READY) == ACK  # after three rounds of them
-    for connection in silent:
-        connection.close()
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(60):
+        for connection in silent:  # three rounds of them
+            assert await loop.sock_recv(connection, 1) == b""
+            connection.close()
+    monkeypatch.setattr(ready, "CALL_TIMEOUT_S", 60.0)
+    assert await call(tmp_path, READY) == ACK
 
 
 async def test_a_stale_socket_is_replaced_and_ours_removed(tmp_path: Path) -> None:
@@ -122,10 +126,13 @@ async def test_a_file_in_its_place_is_no_socket_to_replace(tmp_path: Path) -> No
     assert (tmp_path / "v.sock_1025").read_text() == "precious"
 
 
-async def test_closing_cuts_open_calls(listener: ReadyListener, tmp_path: Path) -> None:
-    connected = await unix.connect_async(f"{tmp_path}/v.sock_1025", timeout_s=5)
+async def test_closing_cuts_open_calls(
+    listener: ReadyListener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ready, "CALL_TIMEOUT_S", 600.0)
+    connected = await unix.connect_async(f"{tmp_path}/v.sock_1025", timeout_s=60)
     await asyncio.sleep(0.05)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(60):
         await listener.aclose()
     connected.close()
 
@@ -146,7 +153,7 @@ async def test_a_call_at_the_very_end_leaves_no_descriptor(tmp_path: Path, turns
     before = set(os.listdir("/proc/self/fd"))
     listener = ReadyListener(str(tmp_path))
     await listener.start()
-    with unix.connect(f"{tmp_path}/v.sock_1025", timeout_s=5):
+    with unix.connect(f"{tmp_path}/v.sock_1025", timeout_s=60):
         for _ in range(turns):
             await asyncio.sleep(0)
         await listener.aclose()
@@ -156,7 +163,7 @@ async def test_a_call_at_the_very_end_leaves_no_descriptor(tmp_path: Path, turns
 async def test_calls_beyond_the_bound_wait_for_a_free_place(tmp_path: Path, listener: ReadyListener) -> None:
     with contextlib.ExitStack() as silent:
         for _ in range(ready.MAX_CALLS):
-            silent.enter_context(unix.connect(f"{tmp_path}/v.sock_1025", timeout_s=5))
+            silent.enter_context(unix.connect(f"{tmp_path}/v.sock_1025", timeout_s=60))
         waiting = asyncio.create_task(call(tmp_path, READY))
         done, _ = await asyncio.wait([waiting], timeout=0.3)
         assert not done
