@@ -37,7 +37,7 @@ def program_on_a_terminal(*argv: str, env: dict[str, str]) -> Iterator[tuple[int
             pass
 
 
-def read_until(fd: int, wanted: bytes, timeout_s: float = 20.0) -> bytes:
+def read_until(fd: int, wanted: bytes, timeout_s: float = 60.0) -> bytes:
     said = b""
     deadline = time.monotonic() + timeout_s
     while wanted not in said:
@@ -49,4 +49,15 @@ def read_until(fd: int, wanted: bytes, timeout_s: float = 20.0) -> bytes:
                 data = b""
             assert data, said
             said += data
+    return said
+
+
+def read_rest(fd: int) -> bytes:
+    """All that was written to a pseudo-terminal whose other end is closed: it comes in pieces."""
+    said = b""
+    try:
+        while data := os.read(fd, 4096):
+            said += data
+    except OSError:  # the end
+        pass
     return said

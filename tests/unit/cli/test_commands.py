@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.cli.conftest import Instance
+from tests.unit.cli.conftest import Instance, eventually
+from tests.unit.cli.terminals import read_rest
 
 ROOT = Path(__file__).parents[3]
 
@@ -128,9 +129,9 @@ def test_logs_are_raw_in_a_pipe_and_escaped_on_a_terminal(banger: Instance) -> N
     assert b"no log yet" in banger("vm", "logs", "--source", "monitor", "talker", status=1).stderr
     ours, theirs = pty.openpty()
     with banger.popen("vm", "logs", "talker", stdout=theirs) as child:
-        assert child.wait(20) == 0
+        assert child.wait(60) == 0
     os.close(theirs)
-    assert os.read(ours, 4096) == b"booting\r\nlogin: \\x1b[31mred\r\n"
+    assert read_rest(ours) == b"booting\r\nlogin: \\x1b[31mred\r\n"
     os.close(ours)
     banger("vm", "delete", "talker")
 
@@ -231,6 +232,7 @@ def test_stale_socket_and_lock_of_a_killed_daemon(fresh: Instance) -> None:
     pid = fresh.daemon_pid()
     assert pid is not None
     os.kill(pid, 9)
+    eventually(lambda: not is_alive(pid))
     assert fresh.ids() == []
     assert fresh.daemon_pid() != pid
 
@@ -247,7 +249,7 @@ def test_reader_of_a_table_may_go(banger: Instance) -> None:
     with banger.popen("vm", "list") as child:
         assert child.stdout is not None
         child.stdout.close()
-        assert child.wait(20) in (0, 141)
+        assert child.wait(60) in (0, 141)
         assert child.stderr is not None
         assert child.stderr.read() == b""
 

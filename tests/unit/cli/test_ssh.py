@@ -26,14 +26,14 @@ exit 42
 def echo_service() -> Iterator[int]:
     """One connection: a greeting, then what it gets until it ends. The port."""
     with socket.socket() as listener:
-        listener.settimeout(30)
+        listener.settimeout(60)
         listener.bind(("127.0.0.1", 0))
         listener.listen()
 
         def serve() -> None:
             connection, _ = listener.accept()
             with connection:
-                connection.settimeout(30)
+                connection.settimeout(60)
                 connection.sendall(b"SSH-2.0-echo\r\n")
                 while data := connection.recv(65536):
                     connection.sendall(data)
@@ -43,7 +43,7 @@ def echo_service() -> Iterator[int]:
         try:
             yield listener.getsockname()[1]
         finally:
-            thread.join(30)
+            thread.join(60)
             assert not thread.is_alive()
 
 
@@ -67,7 +67,7 @@ def test_the_proxy_hands_the_connection_over(banger: Instance, vm: str) -> None:
     """As ssh does with ProxyUseFdpass: one byte with a descriptor, and the proxy is gone."""
     ours, theirs = socket.socketpair()
     with ours, echo_service() as port:
-        ours.settimeout(30)
+        ours.settimeout(60)
         with theirs:
             child = subprocess.Popen(
                 [sys.executable, "-I", CLI, "ssh-proxy", "--pass-fd", f"{vm}.vm", str(port)],
@@ -77,10 +77,10 @@ def test_the_proxy_hands_the_connection_over(banger: Instance, vm: str) -> None:
             )
         data, descriptors, _flags, _address = socket.recv_fds(ours, 1, 1)
         assert (data, len(descriptors)) == (b"\0", 1)
-        assert child.wait(30) == 0
+        assert child.wait(60) == 0
         with socket.socket(fileno=descriptors[0]) as connection:
             assert connection.getblocking()
-            connection.settimeout(30)
+            connection.settimeout(60)
             seen = b""
             connection.sendall(b"hello")
             while len(seen) < len(b"SSH-2.0-echo\r\nhello"):
@@ -155,7 +155,7 @@ def test_the_proxys_own_call_works_from_anywhere(banger: Instance, tmp_path: Pat
         env={},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr

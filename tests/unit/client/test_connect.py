@@ -40,7 +40,7 @@ class Monitor:
                 connection, _ = self._listener.accept()
             except OSError:
                 break
-            connection.settimeout(10)
+            connection.settimeout(60)
             line = b""
             while not line.endswith(b"\n"):
                 line += connection.recv(1)
@@ -54,14 +54,14 @@ class Monitor:
                 held.append(connection)
             self.answered.set()
         for connection in held:
-            connection.settimeout(10)
+            connection.settimeout(60)
             with suppress(ConnectionResetError):
                 self.asked += connection.recv(64)
             connection.close()
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join(20)
+        self._thread.join(60)
         self._listener.close()
 
 
@@ -76,7 +76,7 @@ class Daemon(Client):
 
     def connect_vm(self, reference: str, *, purpose: str = "exec") -> shapes.Connect:
         if self.early is not None:
-            assert self.early.wait(10), "the guest is called only after the daemon has answered"
+            assert self.early.wait(60), "the guest is called only after the daemon has answered"
         if self.failure is not None:
             raise self.failure
         return {

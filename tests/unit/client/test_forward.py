@@ -92,7 +92,11 @@ def test_refusals_are_told_apart(guest: Guest) -> None:
     assert not isinstance(other.value, PortRefused)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.one_of(st.binary(max_size=64), st.binary(max_size=64).map(lambda tail: hello() + tail)))
 def test_any_other_bytes_are_one_clear_error(guest: Guest, said: bytes) -> None:
     guest.scripts = [said]

@@ -45,7 +45,7 @@ class Guest:
 @contextmanager
 def guest(script: Callable[[Guest], None]) -> Iterator[AgentConnection]:
     ours, theirs = socket.socketpair()
-    theirs.settimeout(20)
+    theirs.settimeout(60)
     failures: list[BaseException] = []
 
     def play() -> None:
@@ -61,7 +61,7 @@ def guest(script: Callable[[Guest], None]) -> Iterator[AgentConnection]:
         yield AgentConnection(ours)
     finally:
         ours.close()
-        thread.join(30)
+        thread.join(60)
     assert not failures, failures
 
 
@@ -145,7 +145,7 @@ def test_output_before_the_end_is_written_although_the_reader_is_slow(outputs: t
     reader = threading.Thread(target=read_slowly)
     reader.start()
     assert run(script, outputs[1]) == 0
-    reader.join(20)
+    reader.join(60)
     assert bytes(received) == data
 
 
@@ -178,7 +178,7 @@ def test_the_window_is_never_overrun(outputs: tuple[int, int], tmp_path: Path) -
                 agent.connection.settimeout(0.5)
                 with pytest.raises(TimeoutError):
                     agent.next()
-                agent.connection.settimeout(20)
+                agent.connection.settimeout(60)
                 grant = encode_fields([(wire.WINDOW_BYTES, 100_000)])
                 agent.connection.sendall(encode_frame(wire.FRAME_WINDOW, grant))
         assert agent.next() == Frame(wire.FRAME_STDIN, b"")

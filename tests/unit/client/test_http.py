@@ -61,7 +61,7 @@ def server(tmp_path: Path) -> Iterator[Scripted]:
 
 
 def fetch(server: Scripted) -> tuple[int, bytes]:
-    connection = Connection(server.path, 5.0)
+    connection = Connection(server.path, 60.0)
     try:
         response = connection.request("GET", "/x", headers={})
         return response.status, response.read()
@@ -74,7 +74,11 @@ def chunked(*parts: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body + b"0\r\nTrailer: x\r\n\r\n"
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(parts=st.lists(st.binary(min_size=1, max_size=300), max_size=6), pieces=st.integers(1, 400))
 def test_chunks_come_together_however_they_are_cut(server: Scripted, parts: list[bytes], pieces: int) -> None:
     server.answer, server.pieces = chunked(*parts), pieces
@@ -90,7 +94,7 @@ def test_lengths_and_streams_to_the_end(server: Scripted) -> None:
 
 def test_lines(server: Scripted) -> None:
     server.answer = chunked(b"one\ntw", b"o\n\nthr", b"ee")
-    connection = Connection(server.path, 5.0)
+    connection = Connection(server.path, 60.0)
     assert list(connection.request("GET", "/", headers={}).lines()) == [b"one", b"two", b"", b"three"]
     connection.close()
 

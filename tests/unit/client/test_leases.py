@@ -46,8 +46,8 @@ class Holder:
                 with connection:
                     connection.sendall(GONE)
                 continue
+            self.held.append(connection)  # before whoever asked knows of it, and looks here
             connection.sendall(HEAD + b"%x\r\n%b\r\n" % (len(LINE), LINE))
-            self.held.append(connection)
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)

@@ -31,7 +31,7 @@ def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=800,
         check=False,
     )
 
@@ -149,6 +149,7 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.limit(900)
 def test_the_programs_satisfy_mypy(typed: Path) -> None:
     files = [str(path) for path in sorted(typed.glob("*.py"))]
     done = run(
@@ -158,6 +159,7 @@ def test_the_programs_satisfy_mypy(typed: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.limit(900)
 def test_every_public_type_is_written_down() -> None:
     """As pyright checks a library's: nothing is left to what a checker may infer."""
     path = f"{HERE}:{os.environ['PATH']}"
@@ -173,6 +175,7 @@ def test_every_public_type_is_written_down() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.limit(900)
 def test_the_programs_satisfy_pyright(typed: Path) -> None:
     path = f"{HERE}:{os.environ['PATH']}"
     done = run(

@@ -107,7 +107,7 @@ def test_signals_reach_the_command(vm: VM) -> None:
             process.wait(timeout=0.2)
         assert caught.value.code is ErrorCode.TIMEOUT
         process.signal("INT")
-        assert process.wait(timeout=20) == 7
+        assert process.wait(timeout=60) == 7
         process.signal("INT")  # it has ended: nothing happens
     with vm.popen(["sleep", "600"]) as process:
         process.kill()
@@ -181,7 +181,7 @@ with socket.create_server(("127.0.0.1", 0)) as server:
             vm.connect(port)
         assert caught.value.code is ErrorCode.GUEST_ERROR
     late = f"import time; time.sleep(0.5)\n{script}".replace('("127.0.0.1", 0)', f'("127.0.0.1", {port})')
-    with vm.popen(["python3", "-c", late]), vm.connect(port, timeout=30) as connection:
+    with vm.popen(["python3", "-c", late]), vm.connect(port, timeout=60) as connection:
         connection.sendall(b"late")
         assert connection.recv(100) == b"LATE"
 
@@ -191,7 +191,7 @@ with socket.create_server(("127.0.0.1", 0)) as server:
 
 def test_a_session_runs_and_its_logs_are_kept(vm: VM) -> None:
     session = vm.session(["sh", "-c", "echo out; echo err >&2; exit 5"], name="brief", tags={"kind": "test"})
-    assert session.wait(timeout=30) == 5
+    assert session.wait(timeout=60) == 5
     assert session.status == "exited"
     assert sorted(session.logs().split()) == [b"err", b"out"]
     assert vm.get_session("brief").id == session.id
@@ -236,7 +236,7 @@ def test_sessions_are_signalled_stopped_and_removed(vm: VM) -> None:
     with pytest.raises(BangerError) as caught:
         session.remove()
     assert caught.value.code is ErrorCode.IN_USE
-    assert session.stop(timeout=5).returncode == -15
+    assert session.stop(timeout=60).returncode == -15
     session.remove()
     other = vm.session(["sleep", "600"])
     other.signal("KILL")

@@ -54,7 +54,7 @@ class Peer:
 
     def __init__(self, end: socket.socket) -> None:
         self.socket = end
-        end.settimeout(10)
+        end.settimeout(60)
         self._reader = FrameReader()
         self._frames: list[Frame] = []
 
@@ -98,7 +98,7 @@ def agent(script: Callable[[Peer], None]) -> Iterator[AgentConnection]:
         yield AgentConnection(ours, HELLO)
     finally:
         ours.close()
-        thread.join(15)
+        thread.join(60)
     if failures:
         raise failures[0]
 
@@ -119,7 +119,7 @@ class Pipes:
             self._got[number] += data
 
     def until(self, text: bytes) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while text not in self._got[0]:
             assert time.monotonic() < deadline, self._got
             time.sleep(0.005)
@@ -128,7 +128,7 @@ class Pipes:
         for _, write in self._pairs:
             os.close(write)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
         for read, _ in self._pairs:
             os.close(read)
         return self._got[0], self._got[1]
@@ -190,11 +190,16 @@ def test_ended_by_a_signal() -> None:
     assert attach(script)[0] == Outcome(137, False)
 
 
-def test_seen_is_told_at_once_where_it_is_much_and_after_a_while_where_it_is_little() -> None:
+def test_seen_is_told_at_once_where_it_is_much_and_after_a_while_where_it_is_little(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("banger.client.attach.SEEN_EVERY_S", 600.0)
+
     def script(peer: Peer) -> None:
         peer.read()
         peer.say(started(), out(b"x" * 50_000), out(b"x" * 50_000))
         assert seen(peer.read())[0] >= 65536
+        monkeypatch.setattr("banger.client.attach.SEEN_EVERY_S", 0.05)
         peer.say(out(b"y"))
         while seen(peer.read())[0] < 100_001:
             pass
@@ -339,7 +344,7 @@ def test_stdin_keeps_to_the_window() -> None:
         peer.socket.settimeout(0.2)
         with pytest.raises(TimeoutError):
             peer.read()
-        peer.socket.settimeout(10)
+        peer.socket.settimeout(60)
         peer.say(encode_frame(wire.FRAME_WINDOW, encode_fields([(wire.WINDOW_BYTES, 5000)])))
         while len(got) < len(data):
             got += peer.read().payload
@@ -351,7 +356,7 @@ def test_stdin_keeps_to_the_window() -> None:
     try:
         attach(script, stdin=read, write=True)
     finally:
-        thread.join(10)
+        thread.join(60)
         os.close(read)
 
 
