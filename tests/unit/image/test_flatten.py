@@ -304,6 +304,7 @@ def test_memory_does_not_grow_with_the_content(images: Images, tmp_path: Path) -
     assert peaks[1] - peaks[0] < 16 << 20
 
 
+@pytest.mark.limit(300)
 def test_memory_grows_with_entries_by_less_than_a_kib_each(images: Images) -> None:
     held: list[int] = []
     for count in (5_000, 10_000):

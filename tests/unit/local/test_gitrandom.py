@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -66,6 +67,7 @@ def apply(repo: Repo, what: str, name: str, data: bytes) -> None:
         repo.git("merge", "-q", "-m", "merged", "other", check=False)
 
 
+@pytest.mark.limit(300)
 @settings(max_examples=20, deadline=None)
 @given(
     st.lists(steps, min_size=2, max_size=14),

@@ -119,6 +119,7 @@ async def written(guest: Guest, kept: Kept, text: str) -> str:
     return (await kept.current())["worktree"]
 
 
+@pytest.mark.limit(300)
 @pytest.mark.anyio
 async def test_snapshots_of_rounds_are_thinned_and_packed_away(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
