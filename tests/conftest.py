@@ -35,8 +35,9 @@ was: hypothesis itself draws the same examples each time where `CI` is set."""
 def pytest_configure() -> None:
     """The order of locks is asserted in all that runs. And signals as a terminal gives them, whoever runs the
     suite: under nohup, or behind a shell's `&`, HUP and INT come ignored, every program started inherits
-    that, and ours rightly keep to it."""
+    that, and ours rightly keep to it. The same of the umask."""
     os.environ[lockorder.VARIABLE] = "1"
+    os.umask(0o022)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in signal.valid_signals() - PYTHONS_OWN:
         if signal.getsignal(number) is signal.SIG_IGN:
