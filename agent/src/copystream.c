@@ -135,7 +135,7 @@ void copy_send(struct copy_stream *stream, int fd, struct copy_fault *fault)
 static bool send_all(struct copy_stream *stream, const uint8_t *bytes, size_t length)
 {
 	while (length) {
-		ssize_t sent = send(stream->fd, bytes, length, MSG_NOSIGNAL);
+		ssize_t sent = send_some(stream->fd, bytes, length);
 		if (sent >= 0) {
 			bytes += sent;
 			length -= (size_t)sent;

@@ -132,7 +132,7 @@ static bool fill(struct way *way, int fd)
 
 static bool drain(struct way *way, int fd)
 {
-	ssize_t sent = send(fd, way->held + way->start, way->length, MSG_NOSIGNAL);
+	ssize_t sent = send_some(fd, way->held + way->start, way->length);
 	if (sent < 0)
 		return errno == EAGAIN || errno == EINTR;
 	way->start += (size_t)sent;

@@ -10,6 +10,10 @@
 
 #include "base.h"
 
+#define SMALL_PIECE 8192 /* so little the kernel finds, if need be by ending a process */
+#define MEMORY_WAIT_MS 10
+#define MEMORY_WAITS 3000
+
 uint32_t frame_limit(uint8_t type)
 {
 	return type == FRAME_EXEC || type == FRAME_SESSION_START ? WIRE_MAX_EXEC_PAYLOAD : WIRE_MAX_PAYLOAD;
@@ -72,11 +76,24 @@ enum io read_exactly(int fd, void *buffer, size_t length, int64_t deadline)
 	return IO_OK;
 }
 
+ssize_t send_some(int fd, const void *bytes, size_t length)
+{
+	for (int waits = 0;; waits++) {
+		ssize_t sent = send(fd, bytes, length, MSG_NOSIGNAL);
+		if (sent >= 0 || errno != ENOMEM || waits == MEMORY_WAITS)
+			return sent;
+		if (length > SMALL_PIECE)
+			length = SMALL_PIECE;
+		else
+			sleep_ms(MEMORY_WAIT_MS);
+	}
+}
+
 enum io write_exactly(int fd, const void *buffer, size_t length, int64_t deadline)
 {
 	const uint8_t *at = buffer;
 	while (length) {
-		ssize_t sent = send(fd, at, length, MSG_NOSIGNAL);
+		ssize_t sent = send_some(fd, at, length);
 		if (sent >= 0) {
 			at += sent;
 			length -= (size_t)sent;

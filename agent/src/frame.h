@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "wire.h"
 
@@ -29,6 +30,10 @@ enum io frame_write(int fd, uint8_t type, const void *payload, size_t length, in
 void frame_free(struct frame *frame);
 enum io read_exactly(int fd, void *buffer, size_t length, int64_t deadline);
 enum io write_exactly(int fd, const void *buffer, size_t length, int64_t deadline);
+
+/* As send, with MSG_NOSIGNAL. vsock wants the memory for a packet in one piece: where none as large is free, small
+ * packets are sent, and where there is none at all it is waited for. ENOMEM only when that lasts. */
+ssize_t send_some(int fd, const void *bytes, size_t length);
 
 struct fields {
 	const uint8_t *at;

@@ -244,7 +244,7 @@ static void read_host(struct view *view)
 
 static void write_host(struct view *view)
 {
-	ssize_t sent = send(view->fd, view->out + view->out_start, view->out_length, MSG_NOSIGNAL);
+	ssize_t sent = send_some(view->fd, view->out + view->out_start, view->out_length);
 	if (sent >= 0) {
 		view->out_start += (size_t)sent;
 		view->out_length -= (size_t)sent;

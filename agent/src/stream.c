@@ -90,7 +90,7 @@ static void drop_input(struct stream *stream)
 
 static void write_socket(struct stream *stream)
 {
-	ssize_t sent = send(stream->fd, stream->out + stream->out_start, stream->out_length, MSG_NOSIGNAL);
+	ssize_t sent = send_some(stream->fd, stream->out + stream->out_start, stream->out_length);
 	if (sent >= 0) {
 		stream->out_start += (size_t)sent;
 		stream->out_length -= (size_t)sent;
