@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.limit(900)]
 
 VM = "lost"
 PREFIX = f"refs/banger/{VM}/"
-BLOB_MIB = int(os.environ.get("BANGER_TEST_BLOB_MIB", "24"))
+BLOB_MIB = int(os.environ.get("BANGER_TEST_BLOB_MIB", "200"))
 DISK_MIB = 64 + 7 * BLOB_MIB
 DAEMON_GROWTH_MIB = 24
 """While a large file goes through it, whatever that one's size."""
