@@ -8,7 +8,7 @@ instance's mark and reconcile finds them. Which bridge a guest is on follows fro
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
 from banger.config.settings import Settings
@@ -22,6 +22,11 @@ from banger.system.lockorder import OrderedLock, Rank
 log = logging.getLogger(__name__)
 
 TAP_PREFIX = "tap-fc-"
+Forget = Callable[[], Awaitable[None]]
+
+
+async def _nothing_recorded() -> None:
+    """For a tap that is in no VM's record."""
 
 
 class BridgeFollower(Protocol):
@@ -115,16 +120,17 @@ class HostNetwork:
         else:
             await self._helper.create_tap(name, bridge=self.bridges.of(guest), vm_id=vm_id)
 
-    async def release_tap(self, name: str, vm_id: str) -> None:
+    async def release_tap(self, name: str, vm_id: str, *, forget: Forget | None = None) -> None:
         """Back to the pool, or deleted; so is what was chosen for the VM and never recorded (name may be "").
 
-        Idempotent; a name that is now another's is left alone.
+        Idempotent; a name that is now another's is left alone. forget: takes it out of the VM's record,
+        before another VM can be given the name.
         """
         chosen = {other for other, owner in self._used.items() if owner == vm_id}
         for each in sorted({name, *chosen} - {""}):
-            await self._release(each, vm_id)
+            await self._release(each, vm_id, forget or _nothing_recorded)
 
-    async def _release(self, name: str, vm_id: str) -> None:
+    async def _release(self, name: str, vm_id: str, forget: Forget) -> None:
         link = await self._helper.find_link(name)
         pooled = pool_index(name) is not None
         unmarked = link is not None and pooled and not link.vm_id and self._used.get(name) == vm_id
@@ -134,10 +140,12 @@ class HostNetwork:
             return
         if pooled and not link.carrier:
             await self._helper.mark_tap(name, vm_id="")
+            await forget()
             if self._pool.put_back(name):
                 self._used[name] = ""
                 return
         await self._helper.delete_tap(name)
+        await forget()
         self._used.pop(name, None)
 
     def warm(self) -> None:

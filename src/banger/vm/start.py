@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 from banger.errors import BangerError, ErrorCode
@@ -239,8 +240,9 @@ class Tap(BaseStep):
     async def undo(self, down: Teardown) -> None:
         subject = down.subject
         name = subject.handles.tap_device or subject.record.runtime.tap_device
-        await down.services.network.release_tap(name, subject.id)
-        await subject.record_handles(tap_device="")
+        forget = partial(subject.record_handles, tap_device="")
+        await down.services.network.release_tap(name, subject.id, forget=forget)
+        await forget()
         await down.services.network.firewall.refresh()
 
 

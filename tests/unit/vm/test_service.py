@@ -78,7 +78,7 @@ class Network:
         self.count: Callable[[], int] = int
         self.removing = asyncio.Event()
 
-    async def release_tap(self, _name: str, _vm_id: str) -> None:
+    async def release_tap(self, _name: str, _vm_id: str, **_forget: object) -> None:
         pass
 
     def warm(self) -> None:
